@@ -1,0 +1,1 @@
+"""What crosses a process boundary: tables, HTTP bodies, tensors, errors, settings."""

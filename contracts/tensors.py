@@ -1,0 +1,80 @@
+"""Inputs and outputs of each served model. The `config.pbtxt` files, the exporters and the clients all answer to these.
+
+Letters: B batch, T steps, F features, A attributes, D embedding dim.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from contracts.errors import ShapeError
+
+SEQUENCE_LENGTH = 50  # T: the most recent touches of a customer
+FEATURE_COUNT = 44  # F: customer features and context
+ATTRIBUTE_COUNT = 12  # A: numeric attributes and type of a reward
+TEXT_DIM = 384  # all-MiniLM-L6-v2
+EMBEDDING_DIM = 64  # D
+
+_TRITON = {"float32": "FP32", "int64": "INT64", "int32": "INT32", "uint8": "UINT8"}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One named tensor of a served model, without the batch dimension.
+
+    Attributes:
+        name: as in the ONNX graph and in Triton's config.
+        dtype: NumPy name, for example `float32`.
+        shape: sizes after the batch dimension.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def triton_dtype(self) -> str:
+        return _TRITON[self.dtype]
+
+    def check(self, array: np.ndarray) -> None:
+        """Raise ShapeError unless `array` is (B, *shape) of this dtype."""
+        if array.dtype != np.dtype(self.dtype) or array.ndim != len(self.shape) + 1 or tuple(array.shape[1:]) != self.shape:
+            raise ShapeError(
+                f"tensor {self.name} is {array.dtype} {tuple(array.shape)}, must be {self.dtype} (B, {', '.join(map(str, self.shape))}). "
+                "Build it with features.sequences."
+            )
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A served model: its name in the model repository and its tensors."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int
+
+
+USER_TOWER = ModelSpec(
+    "user_tower",
+    inputs=(
+        TensorSpec("sequence_ids", "int64", (SEQUENCE_LENGTH, 2)),  # token (0 pad, 1 unknown), kind (0 pad)
+        TensorSpec("sequence_values", "float32", (SEQUENCE_LENGTH, 2)),  # log1p(age in hours), log1p(value)
+        TensorSpec("features", "float32", (FEATURE_COUNT,)),
+    ),
+    outputs=(TensorSpec("user_vector", "float32", (EMBEDDING_DIM,)),),
+    max_batch_size=256,
+)
+ITEM_TOWER = ModelSpec(
+    "item_tower",
+    inputs=(
+        TensorSpec("item_ids", "int64", (2,)),  # reward token (1 when unseen), category token
+        TensorSpec("attributes", "float32", (ATTRIBUTE_COUNT,)),
+        TensorSpec("text_vector", "float32", (TEXT_DIM,)),
+    ),
+    outputs=(TensorSpec("item_vector", "float32", (EMBEDDING_DIM,)),),
+    max_batch_size=1024,
+)
+MODELS: dict[str, ModelSpec] = {m.name: m for m in (USER_TOWER, ITEM_TOWER)}

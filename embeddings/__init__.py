@@ -1,0 +1,1 @@
+"""Sentence vectors and vector search."""

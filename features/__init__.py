@@ -1,0 +1,1 @@
+"""The same feature definitions offline and online."""

@@ -1,0 +1,1 @@
+"""The Ray Serve applications. Start reading in app.py."""

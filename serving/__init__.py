@@ -1,0 +1,1 @@
+"""The model server: start, watch, stop, talk to."""

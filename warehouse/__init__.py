@@ -1,0 +1,1 @@
+"""Raw history in, clean tables out."""
