@@ -8,7 +8,7 @@ import click
 import typer
 
 from contracts.errors import StackError
-from regulars import data, doctor, export, key, serve, train
+from regulars import data, demo, doctor, export, key, serve, train
 from regulars.common import errors
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.add_typer(key.app, name="key")
 export.register(app)
 serve.register(app)
 doctor.register(app)
+demo.register(app)
 
 
 def main() -> None:

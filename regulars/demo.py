@@ -1,0 +1,177 @@
+"""`regulars demo`: the whole chain on a generated programme, in one command, with the time that each step took."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.table import Table
+
+from contracts.errors import ArtifactError, UpstreamError
+from contracts.paths import Home
+from regulars.common import DEFAULT_HOME, HomeOption, console
+
+START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 60.0
+
+
+@dataclass
+class Step:
+    """One line of the demo's closing table."""
+
+    name: str
+    what: str
+    seconds: float
+
+
+def register(app: typer.Typer) -> None:
+    """Add `demo` to the command line."""
+    app.command()(demo)
+
+
+def demo(
+    home: HomeOption = DEFAULT_HOME,
+    customers: Annotated[int, typer.Option(min=100, help="How many customers to generate.")] = 20_000,
+    months: Annotated[int, typer.Option(min=3, max=60, help="How many months of history.")] = 18,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 7,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Training epochs; the training default when not given.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train again although a trained model is there.")] = False,
+    port: Annotated[int, typer.Option(help="Port of the endpoints; 0 picks a free one.")] = 0,
+) -> None:
+    """Generate a loyalty programme, train, export, serve it and ask for recommendations; then stop. First run minutes, then seconds."""
+    steps: list[Step] = []
+    paths = Home(home)
+
+    def step(name: str, what: str, act: Callable[[], Any]) -> Any:
+        console.rule(f"[bold]{name}[/] {what}", align="left")
+        started = time.perf_counter()
+        result = act()
+        steps.append(Step(name, what, time.perf_counter() - started))
+        return result
+
+    size = ["--customers", str(customers), "--months", str(months), "--seed", str(seed)]
+    if _has_data(paths):
+        console.print(f"There is a programme under [bold]{paths.warehouse}[/] already: used as it is.")
+    else:
+        step("generate", f"{customers:,} customers, {months} months of events", lambda: _run(home, "data", "generate", *size))
+    if fresh or not _has_model(paths):
+        more = ["--epochs", str(epochs)] if epochs else []
+        step("train", "two-tower recommender, measured against popularity", lambda: _run(home, "train", "recommender", "--seed", str(seed), *more))
+        step("export", "PyTorch → ONNX → Triton, parity checked at each hop", lambda: _run(home, "export"))
+    else:
+        console.print(f"There is a trained model under [bold]{paths.models}[/] already: used as it is (--fresh trains anew).")
+    server = step("serve", "Triton and Ray Serve, until the first answer", lambda: _start(home, port))
+    try:
+        for title, customer in _three_customers(paths):
+            step("recommend", f"{title} ({customer})", lambda c=customer: _run(home, "recommend", c))
+    finally:
+        step("stop", "every process this started", lambda: _stop(server))
+    _summary(steps, home)
+
+
+def _has_data(paths: Home) -> bool:
+    from warehouse.store import Warehouse
+
+    if not paths.warehouse.is_dir():
+        return False
+    with Warehouse(paths.warehouse).connect() as db:
+        row = db.execute("SELECT count(*) FROM rewards").fetchone()
+        return bool(row and row[0]) and not (paths.warehouse / ".generating").exists()
+
+
+def _has_model(paths: Home) -> bool:
+    from contracts.bundle import MODEL_NAME, deployed_version, read_manifest
+
+    try:
+        read_manifest(paths.models / MODEL_NAME / deployed_version(paths.models))
+    except ArtifactError:
+        return False
+    return True
+
+
+def _command(home: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "regulars", *arguments, "--home", str(home)]
+
+
+def _run(home: Path, *arguments: str) -> None:
+    done = subprocess.run(_command(home, *arguments), check=False)
+    if done.returncode == 130:
+        raise KeyboardInterrupt
+    if done.returncode:
+        raise typer.Exit(done.returncode)
+
+
+def _start(home: Path, port: int) -> subprocess.Popen[bytes]:
+    record = Home(home).run / "serve.json"
+    process = subprocess.Popen(_command(home, "serve", "--port", str(port)))
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise typer.Exit(process.returncode or 1)
+        if record.is_file() and orjson.loads(record.read_bytes()).get("ready"):
+            return process
+        time.sleep(0.2)
+    _stop(process)
+    raise UpstreamError(f"the stack was not ready within {START_TIMEOUT_S:.0f} s. Look into {record.parent} for its logs, then run it alone: regulars serve")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _three_customers(paths: Home) -> list[tuple[str, str]]:
+    """A regular, a newcomer and one that nobody has seen."""
+    from warehouse.store import Warehouse
+
+    regular = """
+        SELECT customer_id FROM events WHERE event_type = 'redemption' GROUP BY customer_id ORDER BY count(*) DESC, customer_id
+        LIMIT 1 OFFSET 100"""
+    newcomer = """
+        SELECT c.customer_id FROM customers c LEFT JOIN events e USING (business_id, customer_id)
+        WHERE c.joined_at IS NOT NULL GROUP BY c.customer_id, c.joined_at HAVING count(e.event_id) <= 6
+        ORDER BY c.joined_at DESC, c.customer_id LIMIT 1"""
+    found: list[tuple[str, str]] = []
+    with Warehouse(paths.warehouse).connect() as db:
+        for title, query in (("a regular", regular), ("a newcomer", newcomer)):
+            row = db.execute(query).fetchone()
+            if row:
+                found.append((title, str(row[0])))
+    return [*found, ("somebody unknown", "cust-from-nowhere")]
+
+
+def _summary(steps: list[Step], home: Path) -> None:
+    table = Table(title="What happened", title_justify="left")
+    table.add_column("step")
+    table.add_column("what")
+    table.add_column("seconds", justify="right")
+    for s in steps:
+        table.add_row(s.name, s.what, f"{s.seconds:.1f}")
+    table.add_row("[bold]total[/]", "", f"[bold]{sum(s.seconds for s in steps):.1f}[/]")
+    console.print(table)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024**2
+    console.print(f"Largest process: {peak:.1f} GiB. Everything lies under [bold]{home}[/].")
+    flag = "" if os.fspath(home) == os.fspath(DEFAULT_HOME) else f" --home {home}"
+    console.print(
+        "\n[bold]Next[/]\n"
+        "  make serve                                   keep it running, then from another terminal:\n"
+        f"  .venv/bin/regulars recommend cust-000042{flag}    ask for a customer\n"
+        "  open the /docs page that `make serve` prints  every route, with examples to try\n"
+        "  .venv/bin/regulars doctor                    what is installed, what a GPU would add\n"
+        "  make bench                                   against FastAPI + eager torch + NumPy"
+    )
