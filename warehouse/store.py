@@ -5,8 +5,8 @@
     <root>/quarantine/<table>/<name>.parquet                        rows put aside, with the reason
     <root>/landing                                                  there while a landing runs; left behind by a killed one
 
-A landing writes its files under fresh names, flushes them to disk, and then replaces the manifest. A reader sees the manifest before or after,
-so a landing is whole or absent. Files that no manifest names are left-overs of a killed landing; the next landing deletes them.
+A landing writes its files under fresh names, flushes them to disk, and then replaces the manifest. A reader sees the manifest before
+or after, so a landing is whole or absent. Files that no manifest names are left-overs of a killed landing; the next one deletes them.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Warehouse:
             if files:
                 connection.execute(f"CREATE VIEW known AS {_select(spec, self.root, files, spec.key)}")
                 query = f"SELECT min(row_index__) AS keep FROM batch ANTI JOIN known USING ({keys}) GROUP BY {keys}"  # noqa: S608
-            keep = connection.execute(query).to_arrow_table()["keep"]
+            keep = connection.sql(query).to_arrow_table()["keep"]
         if len(keep) == good.num_rows:
             return good
         return good.take(keep.combine_chunks().sort())
@@ -201,7 +201,7 @@ class Warehouse:
         temporary = self.root / f"manifest.{os.getpid()}.tmp"
         temporary.write_text(text, encoding="utf-8")
         _flush(temporary)
-        os.replace(temporary, self.root / "manifest.json")
+        temporary.replace(self.root / "manifest.json")
         _flush(self.root)
 
     # ---- reading ------------------------------------------------------------------------------------------------------------
