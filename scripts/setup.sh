@@ -13,6 +13,11 @@ apt() {
   $sudo apt-get update -qq && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" >/dev/null
 }
 
+with_pip() {
+  say "uv could not; trying pip (slower)"
+  "$1/bin/python" -m pip install -q --upgrade pip && "$1/bin/python" -m pip install -q "${@:2}"
+}
+
 python=""
 for candidate in "${PYTHON:-}" python3.11 python3.12 python3 /usr/bin/python3.11 /usr/bin/python3.12; do
   [ -n "$candidate" ] || continue
@@ -38,17 +43,17 @@ stamp() { cat pyproject.toml constraints.txt triton-requirements.txt scripts/set
 if [ "$(cat .venv/.stamp"$groups" 2>/dev/null || cat .venv/.stampdev 2>/dev/null)" != "$(stamp)" ]; then
   say "application environment (.venv, Python $version; about 7 GB on disk, 1-5 minutes)"
   [ -x .venv/bin/python ] || "$python" -m venv .venv
-  # uv is quicker; pip is the fallback behind unusual indexes.
+  # uv is quicker; pip (with the machine's own index settings) is the fallback.
   .venv/bin/python -m pip install -q "uv==$(sed -n 's/^uv==//p' scripts/bootstrap.txt)"
   install=(-c constraints.txt -e ".[serve,train]"); [ -z "$groups" ] || install+=(--group "$groups")
-  .venv/bin/uv pip install -q --python .venv/bin/python "${install[@]}" || .venv/bin/python -m pip install -q "${install[@]}"
+  .venv/bin/uv pip install -q --system-certs --python .venv/bin/python "${install[@]}" || with_pip .venv "${install[@]}"
   stamp > .venv/.stamp"$groups"
 fi
 
 if [ "$(cat .triton/.stamp 2>/dev/null)" != "$(stamp)" ]; then
   say "model server's environment (.triton: Triton, ONNX Runtime, NumPy 1; under a minute)"
   [ -x .triton/bin/python ] || "$python" -m venv .triton
-  .venv/bin/uv pip install -q --python .triton/bin/python -r triton-requirements.txt || .triton/bin/python -m pip install -q -r triton-requirements.txt
+  .venv/bin/uv pip install -q --system-certs --python .triton/bin/python -r triton-requirements.txt || with_pip .triton -r triton-requirements.txt
   stamp > .triton/.stamp
 fi
 say "environments ready"
