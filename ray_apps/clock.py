@@ -57,9 +57,7 @@ class ServingClock:
         return min(occurred_at, self.now())
 
 
-def anchor(
-    mode: str, as_of: datetime | None, last_served: datetime | None = None, read: Callable[[], datetime] = wall_now
-) -> ServingClock:
+def anchor(mode: str, as_of: datetime | None, last_served: datetime | None = None, read: Callable[[], datetime] = wall_now) -> ServingClock:
     """Choose the clock of a run.
 
     Args:

@@ -23,7 +23,9 @@ class Metrics:
         )
         self.requests = Counter("regulars_requests_total", "HTTP requests answered.", ["route", "status"], registry=self.registry)
         self.events = Counter("regulars_events_total", "Events received.", ["outcome"], registry=self.registry)
-        self.breaker = Gauge("regulars_breaker_open", "1 while an upstream's circuit breaker is open.", ["upstream"], registry=self.registry)
+        self.breaker = Gauge(
+            "regulars_breaker_open", "1 while an upstream's circuit breaker is open.", ["upstream"], registry=self.registry
+        )
         self.model = Gauge("regulars_model_info", "1 for the model version being served.", ["version"], registry=self.registry)
         self.swaps = Counter("regulars_model_swaps_total", "Attempts to serve another model version.", ["outcome"], registry=self.registry)
         self.lost_logs = Counter("regulars_recommendation_log_failures_total", "Answers that could not be logged.", registry=self.registry)
