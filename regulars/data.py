@@ -65,7 +65,7 @@ def _print_reports(reports: list[LandingReport], notes: list[str]) -> None:
         table.add_row(r.table, f"{r.landed:,}", f"{r.duplicates:,}", f"{r.rejected:,}", "; ".join(filter(None, (again, reasons))))
     console.print(table)
     for note in notes:
-        console.print(f"note: {note}", highlight=False)
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 # ---- info -------------------------------------------------------------------------------------------------------------------
@@ -103,6 +103,8 @@ def _print_info(facts: dict[str, Any]) -> None:
     console.print(table)
     for business, b in facts["businesses"].items():
         console.print(
-            f"{business}: {b['customers']:,} customers, {b['rewards']:,} rewards, as of {b['as_of'] or 'no dated rows'}", highlight=False
+            f"{business}: {b['customers']:,} customers, {b['rewards']:,} rewards, as of {b['as_of'] or 'no dated rows'}",
+            highlight=False,
+            markup=False,
         )
     console.print(f"As of {facts['as_of']}, {facts['bytes'] / 2**20:.1f} MiB on disk", highlight=False)

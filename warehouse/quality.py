@@ -163,6 +163,8 @@ def convert(column: pa.ChunkedArray, target: pa.DataType) -> tuple[pa.Array, dic
     bad: dict[str, np.ndarray] = {}
     if pa.types.is_null(source):
         return pa.nulls(len(array), target), bad
+    if pa.types.is_string(target) and (pa.types.is_large_string(source) or pa.types.is_string_view(source)):
+        array, source = array.cast(target), target
     if _is_text(source) and (source != target or not _valid_utf8(array)):
         out, wrong = _each_distinct(array, target)
     elif source == target:

@@ -252,7 +252,7 @@ class Warehouse:
         if found is None:
             whose = f"of business {business_id} " if business_id else ""
             raise ArtifactError(
-                f"no transaction or event {whose}in {self.root}, at least one is needed. Run: regulars data generate, or regulars data import"
+                f"no transaction or event {whose}in {self.root}, at least one is needed. Run: regulars data generate (or import)"
             )
         return datetime.fromisoformat(found)
 
