@@ -122,13 +122,13 @@ class Response(BaseModel):
 class RecommendationContext(Request):
     """Where and when the customer will see the answer."""
 
-    page: Text | None = Field(None, examples=["homepage"])
+    page: Text | None = Field(default=None, examples=["homepage"])
     """Page or screen of the app."""
-    time_of_day: Literal["morning", "afternoon", "evening", "night"] | None = Field(None, examples=["morning"])
+    time_of_day: Literal["morning", "afternoon", "evening", "night"] | None = Field(default=None, examples=["morning"])
     """Part of the customer's day; derived from the server's clock (UTC) when absent."""
-    location: Text | None = Field(None, examples=["San Francisco, CA"])
+    location: Text | None = Field(default=None, examples=["San Francisco, CA"])
     """Place of the customer, free text."""
-    device_type: Text | None = Field(None, examples=["ios"])
+    device_type: Text | None = Field(default=None, examples=["ios"])
     """Kind of device, for example ios, android or web."""
 
 
@@ -137,14 +137,14 @@ class RecommendationRequest(Request):
 
     customer_id: Id = Field(examples=["cust-123"])
     """The customer; an unknown one gets a cold-start answer."""
-    business_id: Id | None = Field(None, examples=["biz-1"])
+    business_id: Id | None = Field(default=None, examples=["biz-1"])
     """May be left out; one that is not the caller's is refused with 403."""
     context: RecommendationContext = Field(
-        default_factory=lambda: RecommendationContext(),
+        default_factory=RecommendationContext,
         examples=[{"page": "homepage", "timeOfDay": "morning", "location": "San Francisco, CA", "deviceType": "ios"}],
     )
     """Where and when the answer will be shown."""
-    num_recommendations: Integer = Field(5, ge=1, le=50, examples=[5])
+    num_recommendations: Integer = Field(default=5, ge=1, le=50, examples=[5])
     """How many rewards at most."""
 
 
@@ -242,7 +242,7 @@ class RecommendationHistory(Response):
     """Asked-for page size."""
     offset: int = Field(ge=0, examples=[0])
     """How many newer ones were skipped."""
-    next_offset: int | None = Field(None, examples=[20])
+    next_offset: int | None = Field(default=None, examples=[20])
     """Offset of the next page; absent on the last one."""
     model_version: str = Field(examples=["two-tower/7"])
     """The model that is being served now."""
@@ -257,22 +257,22 @@ class EventIn(Request):
     """The caller's own id of this event, unique within the business."""
     customer_id: Id = Field(examples=["cust-123"])
     """Who acted."""
-    business_id: Id | None = Field(None, examples=["biz-1"])
+    business_id: Id | None = Field(default=None, examples=["biz-1"])
     """May be left out; one that is not the caller's is refused."""
     event_type: ApiEventType = Field(examples=["redemption"])
     """What happened. A purchase needs `amount`; a redemption or reward_dismissed needs `rewardId`; a ticket needs `metadata.text` or
     `metadata.rating`."""
     occurred_at: Time = Field(default_factory=lambda: datetime.now(UTC), examples=["2026-11-21T08:30:00Z"])
     """When it happened, ISO 8601 (UTC unless it says otherwise); now when absent."""
-    reward_id: Id | None = Field(None, examples=["reward-456"])
+    reward_id: Id | None = Field(default=None, examples=["reward-456"])
     """The reward it is about."""
-    campaign_id: Id | None = Field(None, examples=["camp-012"])
+    campaign_id: Id | None = Field(default=None, examples=["camp-012"])
     """The campaign that led to it."""
-    channel: Channel | None = Field(None, examples=["app"])
+    channel: Channel | None = Field(default=None, examples=["app"])
     """Where it happened. A purchase's channel is store, app or web."""
-    value: Number | None = Field(None, ge=-1e12, le=1e12, examples=[4.5])
+    value: Number | None = Field(default=None, ge=-1e12, le=1e12, examples=[4.5])
     """A number that belongs to the event, for example points earned or a rating."""
-    amount: Number | None = Field(None, ge=0, le=1e12, examples=[12.4])
+    amount: Number | None = Field(default=None, ge=0, le=1e12, examples=[12.4])
     """Money paid, for a purchase, in the business's currency."""
     metadata: Metadata = Field(default_factory=dict, examples=[{"store": "Market Street"}])
     """Anything else, at most 16 KiB. Read from a purchase: store, discountAmount, items [{productId, quantity, amount}];
@@ -299,7 +299,7 @@ class RejectedEvent(Response):
 
     index: int = Field(ge=0, examples=[3])
     """Position in the batch, from 0."""
-    event_id: str | None = Field(None, examples=["evt-20261121-000004"])
+    event_id: str | None = Field(default=None, examples=["evt-20261121-000004"])
     """Its id, where one could be read."""
     reason: str = Field(examples=["amount_missing"])
     """Short, stable reason for programs."""
@@ -316,9 +316,9 @@ class EventsResponse(Response):
     """Were stored before with the same content; nothing changed."""
     rejected: list[RejectedEvent] = Field(default_factory=list)
     """Not stored as events; put aside with the reason."""
-    model_version: str | None = Field(None, examples=["two-tower/7"])
+    model_version: str | None = Field(default=None, examples=["two-tower/7"])
     """The model that is being served now."""
-    latency: float = Field(0.0, ge=0, examples=[3.1])
+    latency: float = Field(default=0.0, ge=0, examples=[3.1])
     """Milliseconds spent in the server."""
 
 
@@ -344,7 +344,7 @@ class Problem(Response):
     """What was seen, the rule, and what to do."""
     instance: str = Field(examples=["/api/v1/ml/recommendations"])
     """Path of the request."""
-    request_id: str | None = Field(None, examples=["9f0c2a7e"])
+    request_id: str | None = Field(default=None, examples=["9f0c2a7e"])
     """Finds this request in the server's log."""
     errors: list[FieldProblem] | None = None
     """The fields at fault, where that is known."""
@@ -353,7 +353,7 @@ class Problem(Response):
 class Health(Response):
     """The process lives."""
 
-    status: Literal["ok"] = Field("ok", examples=["ok"])
+    status: Literal["ok"] = Field(default="ok", examples=["ok"])
     """Always ok: a dead process does not answer."""
 
 
@@ -364,7 +364,7 @@ class Ready(Response):
     """True when every check is."""
     checks: dict[str, bool] = Field(examples=[{"database": True, "model": True, "triton": True, "index": True, "features": True}])
     """Each part that is needed, and whether it works."""
-    model_version: str | None = Field(None, examples=["two-tower/7"])
+    model_version: str | None = Field(default=None, examples=["two-tower/7"])
     """The model that is being served."""
 
 
