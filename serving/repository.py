@@ -1,0 +1,227 @@
+"""From a bundle to the folder that Triton loads.
+
+    <repository>/user_tower/config.pbtxt      from serving/triton_repo, the same everywhere
+    <repository>/user_tower/7/model.onnx      one folder per version (model.plan for TensorRT)
+
+Everything is prepared in `<repository>.staging` beside it and comes in by one rename per model, so that at any instant, also after
+SIGKILL, the repository holds only whole versions and loads. A version never changes. The newest few are kept, and always the deployed one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from google.protobuf import text_format
+from pydantic import Field
+from tritonclient.grpc import model_config_pb2
+
+from contracts.bundle import deployed_version, file_sha256, read_manifest
+from contracts.errors import ArtifactError, ConfigError
+from contracts.settings import StackSettings, settings_config
+from contracts.tensors import MODELS, ModelSpec
+
+TEMPLATES = Path(__file__).resolve().parent / "triton_repo"
+Target = Literal["onnxruntime", "tensorrt"]
+FILES: dict[str, str] = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
+
+
+class RepositorySettings(StackSettings):
+    """How the model repository is kept; variables REGULARS_REPOSITORY_*."""
+
+    model_config = settings_config("REGULARS_REPOSITORY_")
+
+    keep_versions: int = Field(default=3, ge=1, le=100, description="newest versions of each model that stay loaded")
+
+
+def build(
+    bundle_dir: Path, repository: Path, models: Sequence[str] = tuple(MODELS), keep: int | None = None, target: Target = "onnxruntime"
+) -> list[Path]:
+    """Add a bundle's models to the repository as the bundle's version, and let go of versions beyond the newest `keep`.
+
+    Safe to repeat: what is there with the same content stays as it is. One builder at a time (file lock).
+
+    Args:
+        bundle_dir: `<models dir>/two-tower/<version>`; version is a whole number from 1.
+        repository: Triton's model repository; made when missing.
+        models: names of `contracts.tensors.MODELS`.
+        keep: versions of each model to keep; RepositorySettings' when None.
+        target: `onnxruntime` takes `<model>.onnx`, `tensorrt` takes `engines/<model>.plan` of the bundle.
+
+    Returns:
+        the version folders, one per model.
+
+    Raises:
+        ArtifactError: the bundle is damaged, not a numbered version, lacks a file, or that version is there with other content.
+        ConfigError: an unknown model.
+    """
+    unknown = sorted(set(models) - set(MODELS))
+    if unknown:
+        raise ConfigError(f"{', '.join(unknown)} is not a served model, must be one of {', '.join(MODELS)}. Correct the name")
+    version = _version_of(bundle_dir)
+    read_manifest(bundle_dir)
+    sources = {name: _source(bundle_dir, name, target) for name in models}
+    limit = RepositorySettings.load().keep_versions if keep is None else keep
+    with _staging(repository) as staging:
+        folders = [_add(repository, staging, name, version, source, target) for name, source in sources.items()]
+        keep_also = {version, _deployed(bundle_dir)}
+        for name in models:
+            _prune(repository / name, staging, limit, keep_also)
+    return folders
+
+
+def versions(repository: Path, model: str) -> list[int]:
+    """Versions of a model in the repository, ascending."""
+    return sorted(int(f.name) for f in (repository / model).glob("*") if f.name.isdigit() and f.is_dir())
+
+
+def read_config(path: Path) -> model_config_pb2.ModelConfig:
+    """Parse a config.pbtxt.
+
+    Raises:
+        ArtifactError: missing or not valid.
+    """
+    try:
+        return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except (OSError, text_format.ParseError) as exc:
+        raise ArtifactError(f"cannot read {path}: {exc}. Restore it from serving/triton_repo, then: regulars export") from exc
+
+
+def check_config(config: model_config_pb2.ModelConfig, spec: ModelSpec) -> None:
+    """Raise ArtifactError unless a config has exactly the tensors, the name and the batch size of a ModelSpec."""
+    wanted = {t.name: (f"TYPE_{t.triton_dtype}", t.shape) for t in (*spec.inputs, *spec.outputs)}
+    both = (*config.input, *config.output)
+    found = {t.name: (model_config_pb2.DataType.Name(t.data_type), tuple(t.dims)) for t in both}
+    sides = ([t.name for t in config.input], [t.name for t in config.output])
+    expected = ([t.name for t in spec.inputs], [t.name for t in spec.outputs])
+    head = (config.name, config.max_batch_size)
+    if found != wanted or sides != expected or head != (spec.name, spec.max_batch_size):
+        raise ArtifactError(
+            f"config of {config.name or 'a model'} says {head} {found}, contracts/tensors.py says "
+            f"{(spec.name, spec.max_batch_size)} {wanted}. Correct serving/triton_repo"
+        )
+
+
+def config_text(model: str, target: Target) -> str:
+    """The config.pbtxt of a model for a target: the committed text, with the backend changed for TensorRT.
+
+    Raises:
+        ArtifactError: the committed config is missing, not valid, or does not match contracts/tensors.py.
+    """
+    path = TEMPLATES / model / "config.pbtxt"
+    config = read_config(path)
+    check_config(config, MODELS[model])
+    if target == "onnxruntime":
+        return path.read_text(encoding="utf-8")
+    config.backend = "tensorrt"
+    config.default_model_filename = FILES[target]
+    config.parameters.clear()  # ONNX Runtime's
+    return str(text_format.MessageToString(config))
+
+
+def _version_of(bundle_dir: Path) -> str:
+    name = bundle_dir.name
+    if not name.isdigit() or str(int(name)) != name or int(name) < 1:
+        raise ArtifactError(
+            f"bundle folder is named {name!r}, must be a whole number from 1 (Triton's version). Build it with regulars export"
+        )
+    return name
+
+
+def _source(bundle_dir: Path, model: str, target: Target) -> Path:
+    path = bundle_dir / f"{model}.onnx" if target == "onnxruntime" else bundle_dir / "engines" / f"{model}.plan"
+    if not path.is_file():
+        step = "regulars export" if target == "onnxruntime" else "regulars compile --target tensorrt, in the image that has TensorRT"
+        raise ArtifactError(f"{path} is missing, {target} needs it. Make it: {step}")
+    return path
+
+
+def _deployed(bundle_dir: Path) -> str:
+    try:
+        return deployed_version(bundle_dir.parent.parent, bundle_dir.parent.name)
+    except ArtifactError:
+        return ""
+
+
+@contextmanager
+def _staging(repository: Path) -> Iterator[Path]:
+    """An empty folder on the repository's file system, held by one builder; what a killed one left in it is removed."""
+    repository.mkdir(parents=True, exist_ok=True)
+    staging = repository.with_name(repository.name + ".staging")
+    staging.mkdir(exist_ok=True)
+    with (staging / "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in staging.iterdir():
+            if left.is_dir():
+                shutil.rmtree(left)
+        yield staging
+
+
+def _add(repository: Path, staging: Path, model: str, version: str, source: Path, target: Target) -> Path:
+    folder = repository / model
+    final = folder / version
+    name = FILES[target]
+    if final.is_dir():
+        _check_same(final / name, source, model, version)
+    else:
+        stage = Path(tempfile.mkdtemp(dir=staging)) / model  # mkdtemp's own folder is private, Triton may be another user
+        _link(source, stage / version / name)
+        _fit(folder, name, target)
+        if folder.is_dir():
+            (stage / version).rename(final)
+        else:
+            (stage / "config.pbtxt").write_text(config_text(model, target), encoding="utf-8")
+            stage.rename(folder)
+    _write_config(folder / "config.pbtxt", config_text(model, target), staging)
+    return final
+
+
+def _check_same(present: Path, source: Path, model: str, version: str) -> None:
+    if not present.is_file() or file_sha256(present) != file_sha256(source):
+        raise ArtifactError(
+            f"version {version} of {model} is in the repository with other content than {source}; a version never changes. "
+            "Export under a new version: regulars export"
+        )
+
+
+def _fit(folder: Path, name: str, target: Target) -> None:
+    """One config serves all versions of a model, so all must be of one kind."""
+    other = [v for v in folder.glob("*/model.*") if v.name != name]
+    if other:
+        raise ArtifactError(
+            f"{folder} holds {other[0].parent.name}/{other[0].name}, {target} needs {name} in every version. Use a repository of its own"
+        )
+
+
+def _link(source: Path, target: Path) -> None:
+    """Hard link where the file system can (bundles are never written in place), else copy."""
+    target.parent.mkdir(parents=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _write_config(path: Path, text: str, staging: Path) -> None:
+    """Replace a config only when it differs: Triton reloads every version of a model whose config changed."""
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    temporary = Path(tempfile.mkdtemp(dir=staging)) / path.name
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _prune(folder: Path, staging: Path, keep: int, keep_also: set[str]) -> None:
+    """Move versions beyond the newest `keep` out by rename, then delete them."""
+    present = versions(folder.parent, folder.name)
+    for version in present[: max(0, len(present) - keep)]:
+        if str(version) not in keep_also:
+            gone = Path(tempfile.mkdtemp(dir=staging)) / str(version)
+            (folder / str(version)).rename(gone)
+            shutil.rmtree(gone)
