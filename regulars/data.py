@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from regulars.common import DEFAULT_HOME, HomeOption, JsonOption, console, print_json
+from regulars.common import DEFAULT_HOME, HomeOption, JsonOption, console, errors, print_json
 
 if TYPE_CHECKING:
     from warehouse.store import LandingReport
@@ -16,6 +16,39 @@ app = typer.Typer(help="Bring data in: generate, import, inspect.", no_args_is_h
 
 
 # ---- generate ---------------------------------------------------------------------------------------------------------------
+
+
+@app.command("generate")
+def generate(
+    customers: Annotated[int | None, typer.Option("--customers", help="Customers of each business (20,000).")] = None,
+    months: Annotated[int | None, typer.Option("--months", help="Months of history (18).")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="The same seed gives the same tables (7).")] = None,
+    end: Annotated[
+        str | None,
+        typer.Option("--end", metavar="YYYY-MM-DD", help="UTC date at which the history ends (today, or that of the run to go on with)."),
+    ] = None,
+    business: Annotated[str | None, typer.Option("--business", help="Business id (biz-1).")] = None,
+    businesses: Annotated[int | None, typer.Option("--businesses", help="How many businesses: biz-1, biz-2, ... (1).")] = None,
+    rewards: Annotated[int | None, typer.Option("--rewards", help="Rewards in the catalogue (320).")] = None,
+    truth: Annotated[
+        bool | None,
+        typer.Option("--truth/--no-truth", help="Write the model's own probabilities under HOME/truth (yes).", show_default=False),
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+    json: JsonOption = False,
+) -> None:
+    """Generate a seeded loyalty programme. The same command again goes on where it stopped, or changes nothing."""
+    from contracts.paths import Home
+    from regulars.generating import run
+    from warehouse.generate import GeneratorSettings
+    from warehouse.store import Warehouse
+
+    settings = GeneratorSettings.load(
+        customers=customers, months=months, seed=seed, end=end, business_id=business, businesses=businesses, rewards=rewards, truth=truth
+    )
+    facts = run(home, Warehouse(Home(home).warehouse), settings, end_given="end" in settings.model_fields_set)
+    if json:
+        print_json(facts)
 
 
 # ---- import -----------------------------------------------------------------------------------------------------------------
@@ -39,7 +72,7 @@ def import_(
 
     warehouse = Warehouse(Home(home).warehouse)
     notes: list[str] = []
-    with console.status(f"Importing {name} from {folder} ...") as status:
+    with errors.status(f"Importing {name} from {folder} ...") as status:
         reports = import_into(
             warehouse, name, folder, business, notes=notes.append,
             on_report=lambda r: status.update(f"Importing {name}: {r.table} landed {r.landed:,} rows ..."),

@@ -256,6 +256,10 @@ class Warehouse:
             )
         return datetime.fromisoformat(found)
 
+    def sources(self) -> dict[str, set[str]]:
+        """The sources landed so far, by table."""
+        return {table: set(reports) for table, reports in self._read().landings.items()}
+
     def info(self) -> dict[str, Any]:
         """What there is, JSON-ready: data_version, as_of, bytes, businesses {id: customers, rewards, as_of}, and for each table
         rows, files, bytes, from, to, landings, duplicates, rejected, reasons."""

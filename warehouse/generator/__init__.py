@@ -1,0 +1,1 @@
+"""The parts of the seeded loyalty programme; `warehouse.generate` is the public face."""
