@@ -333,9 +333,7 @@ def _within_range(stamps: pa.Array) -> tuple[pa.Array, np.ndarray]:
 
 def _from_decimal(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, np.ndarray]:
     encoded = array.dictionary_encode()
-    read = _READERS[type_name(target)] if type_name(target) != "boolean" else _read_nothing
-    if type_name(target) == "text":
-        read = _read_integral_text
+    read = _DECIMAL_READERS.get(type_name(target), _read_nothing)
     values = [None if v is None else _try(read, format(v, "f").encode()) for v in encoded.dictionary.to_pylist()]
     out = pa.array(values, target).take(encoded.indices)
     return out, _bool(pc.and_(pc.is_null(out), pc.is_valid(array)))
@@ -347,6 +345,11 @@ def _read_nothing(text: str) -> None:
 
 def _read_integral_text(text: str) -> str:
     return str(_read_integer(text))
+
+
+_DECIMAL_READERS: dict[str, Callable[[str], Any]] = {
+    "text": _read_integral_text, "integer": _read_integer, "number": _read_number, "money": _read_money,
+}  # fmt: skip
 
 
 def _from_numeric(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, np.ndarray]:
@@ -361,7 +364,8 @@ def _from_numeric(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, np.nd
         limits = {"integer": 2**63, "text": 2**63, "money": _MONEY_LIMIT, "boolean": 2}
         ok = integral if name in ("integer", "text", "boolean") else np.ones(len(values), dtype=bool)
         if name in limits:
-            ok = ok & (values < limits[name]) & (values >= (0 if name == "boolean" else -limits[name]))
+            low = {"boolean": 0, "money": 1 - _MONEY_LIMIT}.get(name, -limits[name])
+            ok = ok & (values < limits[name]) & (values >= low)
     if name in ("timestamp", "date"):
         ok = np.zeros(len(values), dtype=bool)  # a bare number says neither its unit nor its epoch
     safe = np.where(ok, values, values.dtype.type(0))

@@ -13,7 +13,6 @@ from warehouse.importers import generic, movielens_100k, online_retail_ii, starb
 from warehouse.importers.common import Importer, Notes
 from warehouse.store import LandingReport, Warehouse
 
-
 IMPORTERS: dict[str, Importer] = {
     "starbucks_rewards": starbucks_rewards.tables,
     "online_retail_ii": online_retail_ii.tables,

@@ -1,7 +1,7 @@
 """Film ratings of 1997-98 (`movielens_100k`).
 
 A film becomes a product and a reward of type `experience` (seen once). A rating of at least `liked_from` stars is a `redemption`; every
-rating is also a `review` event of that reward, with the stars as its value. There are no purchases: the as-of time is that of the last event.
+rating is also a `review` event of that reward, with the stars as its value. Without purchases the as-of time is that of the last event.
 """
 
 from __future__ import annotations

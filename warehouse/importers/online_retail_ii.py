@@ -30,12 +30,12 @@ MIN_CATEGORY_PRODUCTS = 15
 OTHER = "other"
 
 # Words that end a name without saying what the thing is.
-_QUALIFIERS = frozenset(
-    """
-    RED BLUE GREEN PINK WHITE BLACK CREAM IVORY PURPLE YELLOW ORANGE GOLD SILVER BROWN GREY LILAC TURQUOISE NATURAL CLEAR LARGE SMALL MEDIUM BIG
-    MINI DESIGN DESIGNS ASSORTED ASST COLOURS COLOUR PIECE PIECES SET PACK BOX OF IN THE AND WITH FOR RETROSPOT POLKADOT SPOT VINTAGE
-    """.split()
-)
+_QUALIFIERS = frozenset((
+    "RED", "BLUE", "GREEN", "PINK", "WHITE", "BLACK", "CREAM", "IVORY", "PURPLE", "YELLOW", "ORANGE", "GOLD", "SILVER", "BROWN",
+    "GREY", "LILAC", "TURQUOISE", "NATURAL", "CLEAR", "LARGE", "SMALL", "MEDIUM", "BIG", "MINI", "DESIGN", "DESIGNS", "ASSORTED",
+    "ASST", "COLOURS", "COLOUR", "PIECE", "PIECES", "SET", "PACK", "OF", "IN", "THE", "AND", "WITH", "FOR", "RETROSPOT",
+    "POLKADOT", "SPOT", "VINTAGE", "CM", "SPACEBOY", "PAISLEY", "FLOCK", "CHRISTMAS", "GARDEN", "GIRL", "ROSE", "GIFT",
+))  # fmt: skip
 _COUNT_SUFFIX = re.compile(r"[\s,]*(IN\s+)?\b(SET|PACK|BOX|ASSTD?|S)\b\s*(OF|/)\s*\d+\s*$")
 
 _LINES = f"""
@@ -107,18 +107,27 @@ def tables(folder: Path, business_id: str, notes: Notes) -> Iterator[tuple[str, 
 
 
 def head_nouns(names: list[str], least: int = MIN_CATEGORY_PRODUCTS) -> list[str]:
-    """A rough category for each product name: the last word that says what it is, lower case, if `least` names share it, else `other`."""
-    heads = [_head(name) for name in names]
-    counts = Counter(heads)
-    heads = [h[:-1] if h.endswith("s") and counts[h[:-1]] >= counts[h] > 0 else h for h in heads]
-    counts = Counter(heads)
-    return [h if h and counts[h] >= least else OTHER for h in heads]
+    """A rough category for each product name: lower case, what the thing is, as far as that can be told from the words alone.
+
+    The last word that is not a colour, size or the like is a name's head. Heads that `least` names share are the categories; a name gets
+    its last word that is one, else `other`.
+    """
+    words = [_words(name) for name in names]
+    heads = Counter(w[-1] for w in words if w)
+    frequent = {head for head, count in heads.items() if count >= least}
+    return [next((w for w in reversed(ws) if w in frequent), OTHER) for ws in words]
 
 
-def _head(name: str) -> str:
-    text = _COUNT_SUFFIX.sub("", name.upper())
-    words = [w for w in re.findall(r"[A-Z][A-Z'-]+", text) if w not in _QUALIFIERS]
-    return words[-1].lower() if words else ""
+def _words(name: str) -> list[str]:
+    """Words that may say what a thing is, singular, lower case."""
+    found = re.findall(r"[A-Z][A-Z'-]+", _COUNT_SUFFIX.sub("", name.upper()))
+    return [_singular(w.lower()) for w in found if w not in _QUALIFIERS]
+
+
+def _singular(word: str) -> str:
+    if word.endswith(("xes", "ches", "shes")):
+        return word[:-2]
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us")) else word
 
 
 def _build_catalogue(connection: duckdb.DuckDBPyConnection) -> None:
