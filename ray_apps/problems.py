@@ -82,25 +82,23 @@ def from_http(status: int, detail: str, headers: Mapping[str, str] | None = None
     return ProblemResponse(status, title, slug, text, headers=headers)
 
 
-def field_errors(errors: Sequence[Mapping[str, Any]], where: str | None = None) -> list[dict[str, str]]:
-    """Turn pydantic's errors into pointers and sentences; the values sent are not repeated, they may be private."""
+def field_errors(errors: Sequence[Mapping[str, Any]], skip: int = 0) -> list[dict[str, str]]:
+    """Pydantic's errors as fields and sentences; the values sent are not repeated, they may be private.
+
+    Args:
+        errors: of pydantic.
+        skip: leading parts of each location to leave out (FastAPI's begin with `query` or `path`).
+    """
     found = []
     for error in errors:
-        path = [str(p) for p in error["loc"]]
-        found.append({"field": ".".join([where, *path] if where else path), "detail": str(error["msg"])})
+        path = ".".join(str(p)[:64] for p in error["loc"][skip:])
+        found.append({"field": path or "body", "detail": str(error["msg"])})
     return found
 
 
-def from_validation(errors: Sequence[Mapping[str, Any]], where: str | None = None) -> ProblemResponse:
-    """Answer a request whose fields do not meet the contract (422), or whose body is no JSON at all (400)."""
-    if any(e["type"] == "json_invalid" for e in errors):
-        return malformed(str(errors[0].get("ctx", {}).get("error", "syntax error")))
-    listed = field_errors(errors, where)
+def from_validation(errors: Sequence[Mapping[str, Any]], skip: int = 0) -> ProblemResponse:
+    """Answer a request whose fields do not meet the contract."""
+    listed = field_errors(errors[:20], skip)
     names = ", ".join(e["field"] for e in listed[:3])
-    detail = f"{len(listed)} field(s) do not meet the contract: {names}. Correct what `errors` lists and send it again."
+    detail = f"{len(errors)} field(s) do not meet the contract: {names}. Correct what `errors` lists and send it again."
     return ProblemResponse(422, "Request does not meet the contract", "contract", detail, errors=listed)
-
-
-def malformed(reason: str) -> ProblemResponse:
-    """Answer a body that is no JSON."""
-    return ProblemResponse(400, "Malformed JSON", "malformed-json", f"The body is not valid JSON: {reason}. Send one JSON object in UTF-8.")

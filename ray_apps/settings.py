@@ -32,8 +32,7 @@ class ServeSettings(StackSettings):
     clock_anchor_wall: datetime | None = None
 
     database_url: str | None = Field(None, description="Operational database; SQLite under the home when not given.")
-    online_url: str | None = Field(None, description="redis://host:port of the online feature store; SQLite under the home when not given.")
-    triton_url: str | None = Field(None, description="host:port of a running Triton's gRPC; our own is started when not given.")
+    triton_url: str | None = Field(None, description="host:port of Triton's gRPC; filled in by the parent process.")
 
     tower_deadline_ms: int = Field(150, ge=1, le=60_000, description="Longest wait for Triton's answer to one request.")
     features_deadline_ms: int = Field(250, ge=1, le=60_000, description="Longest wait for the customer's state.")
@@ -47,7 +46,6 @@ class ServeSettings(StackSettings):
 
     full_coverage_touches: int = Field(5, ge=1, description="Touches from which on the coverage is `full`; fewer is `sparse`.")
     deployed_poll_s: float = Field(1.0, gt=0, le=3600, description="Pause between two looks at deployed.json.")
-    unload_grace_s: float = Field(5.0, ge=0, le=3600, description="Time for running requests before the old version is unloaded.")
     landing_interval_s: float = Field(60.0, gt=0, le=86_400, description="Pause between two landings of the inbox in the warehouse.")
     start_timeout_s: float = Field(180.0, gt=0, le=3600)
     object_store_mb: int = Field(100, ge=80, le=65_536)

@@ -1,0 +1,67 @@
+"""The Ray Serve application: start reading here.
+
+`application(settings)` binds one deployment, the ingress: HTTP and the pipeline in one process, since a hop between two costs more
+than the pipeline itself. Triton, the lander and Ray's own processes are started by `ray_apps.stack`.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from typing import Any
+
+from ray import serve
+from starlette.types import ASGIApp
+
+from ray_apps.settings import ServeSettings
+
+
+@serve.deployment(name="Ingress", ray_actor_options={"num_cpus": 0.1}, graceful_shutdown_timeout_s=5)
+@serve.ingress()
+class Ingress:
+    """One replica.
+
+    Args:
+        settings: `ServeSettings` as JSON-ready values.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        from ray_apps.service import Service
+
+        _listen_on_loopback()
+        loaded = ServeSettings.load(**settings)
+        logging.getLogger("regulars").setLevel(loaded.log_level)
+        self._service = Service(loaded)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        from ray_apps.ingress import create_app
+
+        # What was loaded until now lives as long as the process: a full collection would only walk over it.
+        gc.collect()
+        gc.freeze()
+        return create_app(self._service)
+
+
+def _listen_on_loopback() -> None:
+    """Ray binds the port for calls between deployments on all interfaces; nobody calls this one from another machine."""
+    from ray.serve._private import replica
+
+    add_port = replica.add_port_to_grpc_server
+
+    def add_loopback_port(server: Any, address: str) -> Any:
+        return add_port(server, address.replace("[::]", "127.0.0.1"))
+
+    replica.add_port_to_grpc_server = add_loopback_port
+
+
+def application(args: dict[str, Any]) -> serve.Application:
+    """The application; also the builder that serve.yaml names.
+
+    Args:
+        args: fields of `ServeSettings`.
+    """
+    settings = ServeSettings.load(**args)
+    # Ray's own bound lies above ours: ours answers with a problem document and Retry-After.
+    bound = settings.max_ongoing_requests + settings.max_queued_requests + 64
+    deployment = Ingress.options(num_replicas=settings.replicas, max_ongoing_requests=bound)  # type: ignore[attr-defined]
+    return deployment.bind(settings.model_dump(mode="json"))  # type: ignore[no-any-return]

@@ -1,0 +1,260 @@
+"""The HTTP routes. `create_app` needs no Ray, so the same app runs in a test process and in a Serve replica."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from fastapi import FastAPI, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from contracts import api
+from contracts.errors import ContractError, Forbidden, StackError
+from ray_apps import problems
+from ray_apps.metrics import Stopwatch
+from ray_apps.middleware import Boundary
+from ray_apps.service import Caller, Service
+
+TITLE, VERSION = "Regulars", "1.0.0"
+JSON = "application/json"
+WRITERS, READERS = ("app", "admin"), ("app", "analyst", "admin")
+CustomerQuery = Annotated[api.Id, Query(alias="customerId", description="The customer asked about.")]
+
+
+class UnsupportedMediaError(ContractError):
+    """The body is not JSON."""
+
+    status = 415
+    title = "Unsupported media type"
+    slug = "unsupported-media-type"
+
+
+class MalformedJsonError(ContractError):
+    """The body is not valid JSON."""
+
+    status = 400
+    title = "Malformed JSON"
+    slug = "malformed-json"
+
+
+async def read_json(request: Request) -> Any:
+    """The parsed body; orjson refuses NaN, Infinity, lone surrogates and nesting beyond 1024 levels.
+
+    Raises:
+        UnsupportedMediaError, MalformedJsonError.
+    """
+    sent = request.headers.get("content-type", "")
+    if sent.partition(";")[0].strip().lower() != JSON:
+        raise UnsupportedMediaError(f"Content-Type is {sent[:100] or 'absent'!r}, must be {JSON}. Send JSON and say so.")
+    try:
+        return orjson.loads(await request.body())
+    except orjson.JSONDecodeError as exc:
+        raise MalformedJsonError(f"The body is not valid JSON ({exc.msg}, position {exc.pos}). Send one JSON object in UTF-8.") from exc
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def read(request: Request, model: type[Model]) -> Model:
+    """The body as `model`.
+
+    Raises:
+        UnsupportedMediaError, MalformedJsonError, pydantic.ValidationError.
+    """
+    return model.model_validate(await read_json(request))
+
+
+def own_business(caller: Caller, business_id: str | None) -> None:
+    """Raise Forbidden for another business than the caller's."""
+    if business_id is not None and business_id != caller.business_id:
+        raise Forbidden(f"businessId {business_id} is not the one of this key. Leave it out, or use a key of that business.")
+
+
+def answer(body: Any, stopwatch: Stopwatch | None = None, status: int = 200) -> Response:
+    """A JSON response; the stages' times go into `Server-Timing`."""
+    headers = {"Server-Timing": stopwatch.header()} if stopwatch else None
+    content = body.wire() if isinstance(body, api.Response) else orjson.dumps(body)
+    return Response(content, status_code=status, media_type=JSON, headers=headers)
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    content = {"content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    return {status: {"description": _PROBLEMS[status], **content} for status in statuses}
+
+
+_PROBLEMS = {
+    400: "The body is not valid JSON, or the request is not valid HTTP.",
+    401: "No key, or not a valid one.",
+    403: "The key does not allow this.",
+    404: "There is no such thing for this business.",
+    413: "The body is too large.",
+    415: "The body is not JSON.",
+    422: "The request does not meet the contract; `errors` names the fields.",
+    503: "Overloaded, or a part is unavailable; see Retry-After.",
+}
+_BODY_PROBLEMS = (400, 401, 403, 413, 415, 422, 503)
+
+
+def _returns(model: type[BaseModel], *problem_statuses: int) -> dict[str, Any]:
+    ok = {"description": "OK", "content": {JSON: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}}
+    return {"responses": {200: ok, **_problems(*problem_statuses)}, "response_class": Response}
+
+
+def _takes(*models: type[BaseModel]) -> dict[str, Any]:
+    references: list[dict[str, Any]] = [{"$ref": f"#/components/schemas/{m.__name__}"} for m in models]
+    schema = references[0] if len(references) == 1 else {"anyOf": references}
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}, "security": [{"bearer": []}]}
+
+
+_SECURED = {"security": [{"bearer": []}]}
+_DOCUMENTED: tuple[tuple[type[BaseModel], Any], ...] = (
+    (api.RecommendationRequest, "validation"),
+    (api.FeedbackRequest, "validation"),
+    (api.EventIn, "validation"),
+    (api.EventBatch, "validation"),
+    (api.RecommendationResponse, "serialization"),
+    (api.FeedbackResponse, "serialization"),
+    (api.RecommendationHistory, "serialization"),
+    (api.EventsResponse, "serialization"),
+    (api.Ready, "serialization"),
+    (api.Problem, "serialization"),
+)
+
+
+def create_app(service: Service) -> ASGIApp:
+    """The ASGI application around a service; its lifespan starts and stops the service."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        try:
+            yield
+        finally:
+            await service.stop()
+
+    app = FastAPI(title=TITLE, version=VERSION, lifespan=lifespan, redoc_url=None, redirect_slashes=False)
+    _add_recommendations(app, service)
+    _add_events(app, service)
+    _add_operations(app, service)
+    _add_handlers(app)
+    app.openapi = _documented(app)  # type: ignore[method-assign]
+    return Boundary(app, service.metrics, service.settings.max_body_bytes)
+
+
+def _add_recommendations(app: FastAPI, service: Service) -> None:
+    path = "/api/v1/ml/recommendations"
+
+    @app.post(path, **_returns(api.RecommendationResponse, *_BODY_PROBLEMS), openapi_extra=_takes(api.RecommendationRequest))
+    async def recommend(request: Request) -> Response:
+        """Rewards to show to one customer, best first. An unknown customer gets a cold-start answer."""
+        stopwatch = Stopwatch()
+        caller = await service.authenticate(request.headers.get("authorization"), WRITERS)
+        stopwatch.lap("auth")
+        wanted = await read(request, api.RecommendationRequest)
+        own_business(caller, wanted.business_id)
+        return answer(await service.recommend(caller, wanted, stopwatch), stopwatch)
+
+    @app.get(path, **_returns(api.RecommendationHistory, 401, 403, 422, 503), openapi_extra=_SECURED)
+    async def history(
+        request: Request,
+        customer_id: CustomerQuery,
+        limit: Annotated[int, Query(ge=1, le=100, description="Answers per page.")] = 20,
+        offset: Annotated[int, Query(ge=0, le=1_000_000, description="Newer answers to skip.")] = 0,
+    ) -> Response:
+        """Past answers for one customer, newest first."""
+        stopwatch = Stopwatch()
+        caller = await service.authenticate(request.headers.get("authorization"), READERS)
+        return answer(await service.history(caller, customer_id, limit, offset, stopwatch), stopwatch)
+
+    @app.post(
+        path + "/{recommendation_id}/feedback",
+        **_returns(api.FeedbackResponse, 404, *_BODY_PROBLEMS),
+        openapi_extra=_takes(api.FeedbackRequest),
+    )
+    async def feedback(request: Request, recommendation_id: Annotated[api.Id, Path(description="From the answer.")]) -> Response:
+        """What the customer did with a recommended reward; idempotent. NEGATIVE_FEEDBACK keeps the reward out of the next answers."""
+        stopwatch = Stopwatch()
+        caller = await service.authenticate(request.headers.get("authorization"), WRITERS)
+        given = await read(request, api.FeedbackRequest)
+        return answer(await service.feedback(caller, recommendation_id, given, stopwatch), stopwatch)
+
+
+def _add_events(app: FastAPI, service: Service) -> None:
+    @app.post("/api/v1/events", **_returns(api.EventsResponse, *_BODY_PROBLEMS), openapi_extra=_takes(api.EventIn, api.EventBatch))
+    async def events(request: Request) -> Response:
+        """One event or up to 1000. Each is checked on its own: see `rejected`. The same `eventId` again changes nothing."""
+        stopwatch = Stopwatch()
+        caller = await service.authenticate(request.headers.get("authorization"), WRITERS)
+        raw = api.split_events(await read_json(request))
+        return answer(await service.events(caller, raw, stopwatch), stopwatch)
+
+
+def _add_operations(app: FastAPI, service: Service) -> None:
+    @app.get("/-/healthz", include_in_schema=False)
+    async def healthz() -> Response:
+        return answer(api.Health())
+
+    ready_problem = {
+        "description": "Not ready; `checks` says what is missing.",
+        "content": {JSON: {"schema": {"$ref": "#/components/schemas/Ready"}}},
+    }
+
+    @app.get("/-/readyz", **_returns(api.Ready) | {"responses": _returns(api.Ready)["responses"] | {503: ready_problem}})
+    async def readyz() -> Response:
+        """Whether requests can be served by the model."""
+        found = await service.ready()
+        response = answer(found, status=200 if found.ready else 503)
+        if not found.ready:
+            response.headers["Retry-After"] = str(problems.RETRY_AFTER_S)
+        return response
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_handlers(app: FastAPI) -> None:
+    @app.exception_handler(StackError)
+    async def ours(_: Request, exc: StackError) -> Response:
+        return problems.from_error(exc)
+
+    @app.exception_handler(ValidationError)
+    async def body(_: Request, exc: ValidationError) -> Response:
+        return problems.from_validation(exc.errors(include_url=False, include_context=False, include_input=False))
+
+    @app.exception_handler(RequestValidationError)
+    async def parameters(_: Request, exc: RequestValidationError) -> Response:
+        return problems.from_validation(exc.errors(), skip=1)
+
+    @app.exception_handler(HTTPException)
+    async def framework(_: Request, exc: HTTPException) -> Response:
+        return problems.from_http(exc.status_code, str(exc.detail), exc.headers)
+
+
+def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """OpenAPI with the bodies that the routes read themselves (FastAPI does not see them)."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(title=TITLE, version=VERSION, routes=app.routes)
+            _, definitions = models_json_schema(_DOCUMENTED, ref_template="#/components/schemas/{model}")
+            components = schema.setdefault("components", {})
+            components["schemas"] = definitions["$defs"]
+            components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+            for path in schema["paths"].values():
+                for operation in path.values():
+                    # FastAPI documents its own 422 for every parameter; ours is problem+json.
+                    if JSON in operation["responses"].get("422", {}).get("content", {}):
+                        operation["responses"]["422"] = _problems(422)[422]
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    return openapi
