@@ -29,16 +29,20 @@ from features.definitions import (
     GROUP_COUNT,
     GROUP_OF_KIND,
     HALF_LIFE_COUNT,
+    KIND_CODES,
+    PURCHASE,
     RECENCY_COUNT,
     RECENCY_OF_KIND,
     SPEND_GROUP,
     SUM_COUNT,
     TOUCHES_SQL,
     WANTED,
+    Touch,
     assemble,
     decay,
 )
 from features.sequences import scale_values
+from features.state import CustomerState
 from features.vocabulary import Vocabulary
 
 Progress = Callable[[int, int], None]
@@ -330,3 +334,79 @@ def customers_table(connection: duckdb.DuckDBPyConnection, business_id: str | No
     sql = f"SELECT business_id, customer_id FROM ({union}){where} ORDER BY ALL"  # noqa: S608 - our own constants
     parameters: dict[str, Any] = {} if business_id is None else {"params": [business_id]}
     return connection.sql(sql, **parameters).to_arrow_table()
+
+
+def states(
+    connection: duckdb.DuckDBPyConnection, customers: pa.Table, as_of: float, watermark: int = 0
+) -> Iterator[tuple[str, str, CustomerState]]:
+    """The state of each customer as of an instant, from the warehouse: (business_id, customer_id, state).
+
+    Args:
+        customers: columns business_id, customer_id; distinct.
+        as_of: epoch seconds; touches at or after it become `pending`.
+        watermark: written into each state.
+    """
+    touches = load_touches(connection, customers)
+    demographics = load_demographics(connection, customers)
+    codes = np.arange(customers.num_rows)
+    positions = touches.positions(codes, np.full(len(codes), as_of))
+    empty = positions == touches.starts[:-1]
+    newest = np.full(len(codes), -np.inf)
+    newest[~empty] = touches.times[positions[~empty] - 1]
+    sums = decayed_sums(touches, codes, positions, newest)
+    last = last_times(touches, codes, positions)
+    hours = _purchase_hours(touches, positions)
+    redeemed, dismissed = _reward_counts(touches, positions, "redemption"), _reward_counts(touches, positions, "reward_dismissed")
+    names = zip(customers["business_id"].to_pylist(), customers["customer_id"].to_pylist(), strict=True)
+    for code, (business_id, customer_id) in enumerate(names):
+        begin, at, end = int(touches.starts[code]), int(positions[code]), int(touches.starts[code + 1])
+        yield (
+            business_id,
+            customer_id,
+            CustomerState(
+                time=float(newest[code]),
+                sums=sums[code],
+                last=last[code],
+                recent=_slice(touches, max(begin, at - SEQUENCE_LENGTH), at),
+                redeemed=redeemed.get(code, {}),
+                dismissed=frozenset(dismissed.get(code, ())),
+                touch_count=at - begin,
+                purchase_hours=hours[code],
+                demographics=demographics[code],
+                watermark=watermark,
+                pending=_slice(touches, at, min(end, at + SEQUENCE_LENGTH)),
+            ),
+        )
+
+
+def _slice(touches: Touches, begin: int, end: int) -> list[Touch]:
+    part = slice(begin, end)
+    tokens = (touches.tokens[c] for c in touches.token_codes[part].tolist())
+    return list(map(Touch, touches.times[part].tolist(), touches.kinds[part].tolist(), tokens, touches.values[part].tolist()))
+
+
+def _before(touches: Touches, positions: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Indexes of the touches of a kind that lie before their customer's position, and the customers' codes."""
+    index = np.flatnonzero(touches.kinds == KIND_CODES[kind])
+    owners = np.searchsorted(touches.starts, index, side="right") - 1
+    inside = index < positions[owners]
+    return index[inside], owners[inside]
+
+
+def _purchase_hours(touches: Touches, positions: np.ndarray) -> np.ndarray:
+    """Purchases by hour of day (UTC); int64 (C, 24)."""
+    index, owners = _before(touches, positions, PURCHASE)
+    hour = (touches.times[index] % 86_400 // 3_600).astype(np.int64)
+    return np.bincount(owners * 24 + hour, minlength=24 * len(positions)).reshape(len(positions), 24)
+
+
+def _reward_counts(touches: Touches, positions: np.ndarray, kind: str) -> dict[int, dict[str, int]]:
+    """Customer's code -> reward id -> touches of the kind."""
+    out: dict[int, dict[str, int]] = {}
+    index, owners = _before(touches, positions, kind)
+    for owner, token in zip(owners.tolist(), touches.token_codes[index].tolist(), strict=True):
+        text = touches.tokens[token]
+        if text.startswith("r:"):
+            counts = out.setdefault(owner, {})
+            counts[text[2:]] = counts.get(text[2:], 0) + 1
+    return out
