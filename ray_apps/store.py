@@ -785,7 +785,7 @@ async def _find_recommendation(connection: AsyncConnection, business_id: str, re
     query = sa.select(recommendations).where(
         recommendations.c.recommendation_id == recommendation_id, recommendations.c.business_id == business_id
     )
-    row = (await connection.execute(query)).mappings().first()
+    row = None if "\x00" in recommendation_id else (await connection.execute(query)).mappings().first()  # PostgreSQL has no NUL in text
     if row is None:
         raise UnknownItem(f"there is no recommendation {recommendation_id}. Use the recommendationId of an answer to this business.")
     return _recommendation(row)
