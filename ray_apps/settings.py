@@ -23,7 +23,7 @@ class ServeSettings(StackSettings):
 
     home: Path = Path("var")
     host: str = Field("127.0.0.1", description="Address of the public port; loopback unless you put a firewall in front.")
-    port: int = Field(8000, ge=1, le=65535)
+    port: int = Field(8000, ge=0, le=65535, description="0 picks a free one.")
     replicas: int = Field(1, ge=1, le=64)
     business_id: str | None = Field(None, description="Tenant that the demo key is for; the warehouse's first when not given.")
 
