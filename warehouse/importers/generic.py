@@ -39,7 +39,15 @@ from contracts.errors import ArtifactError, ContractError
 from contracts.tables import TABLES
 from warehouse.importers.common import Importer, Notes
 
-Scalar = str | int | float | bool | None
+
+class _Loader(yaml.SafeLoader):
+    """Every scalar is text, but null: a column named `on` or a code `01` or `no` stays what it is."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [r for r in resolvers if r[0] == "tag:yaml.org,2002:null"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 class ColumnRule(BaseModel):
@@ -49,9 +57,9 @@ class ColumnRule(BaseModel):
     column: str | None = None
     columns: list[str] | None = Field(None, min_length=1)
     separator: str = "-"
-    value: Scalar = None
-    map: dict[str, Scalar] | None = None
-    default: Scalar = None
+    value: str | None = None
+    map: dict[str, str | None] | None = None
+    default: str | None = None
     decimal: str | None = Field(None, pattern="^[.,]$")
     scale: float | None = Field(None, allow_inf_nan=False)
     format: str | None = None
@@ -116,7 +124,7 @@ def read_mapping(path: Path) -> Mapping:
         ContractError: it is not YAML, or names something unknown.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader that resolves less
     except OSError as exc:
         raise ArtifactError(f"cannot read mapping {path}: {exc}. Give the path of a YAML file; docs/data.md shows one.") from exc
     except (yaml.YAMLError, UnicodeDecodeError) as exc:
@@ -219,7 +227,7 @@ def _convert(name: str, rule: TableRule, source: pa.Table, path: Path, business_
 
 def _column(rule: ColumnRule, source: pa.Table) -> pa.ChunkedArray | pa.Array:
     if "value" in rule.model_fields_set:
-        return pa.array([_text(rule.value)] * source.num_rows, pa.string())
+        return pa.array([rule.value] * source.num_rows, pa.string())
     column = source[rule.sources[0]] if len(rule.sources) == 1 else _joined([source[c] for c in rule.sources], rule.separator)
     return _transformed(column, rule) if rule.transforms else column
 
@@ -240,7 +248,7 @@ def _transformed(column: pa.ChunkedArray, rule: ColumnRule) -> pa.ChunkedArray:
 def _value(text: str, rule: ColumnRule) -> str | None:
     if rule.map is not None:
         missing = rule.default if "default" in rule.model_fields_set else text
-        mapped = _text(rule.map.get(text.strip(), missing))
+        mapped = rule.map.get(text.strip(), missing)
         if mapped is None:
             return None
         text = mapped
@@ -264,9 +272,3 @@ def _dated(text: str, rule: ColumnRule) -> str:
         return (value if value.tzinfo else value.replace(tzinfo=ZoneInfo(rule.timezone))).astimezone(UTC).isoformat()
     except (ValueError, OverflowError):
         return f"{text} (not {rule.format})"  # not left as it is: another reading of the digits might pass
-
-
-def _text(value: Scalar) -> str | None:
-    if value is None:
-        return None
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -36,7 +36,7 @@ _QUALIFIERS = frozenset((
     "ASST", "COLOURS", "COLOUR", "PIECE", "PIECES", "SET", "PACK", "OF", "IN", "THE", "AND", "WITH", "FOR", "RETROSPOT",
     "POLKADOT", "SPOT", "VINTAGE", "CM", "SPACEBOY", "PAISLEY", "FLOCK", "CHRISTMAS", "GARDEN", "GIRL", "ROSE", "GIFT",
 ))  # fmt: skip
-_COUNT_SUFFIX = re.compile(r"[\s,]*(IN\s+)?\b(SET|PACK|BOX|ASSTD?|S)\b\s*(OF|/)\s*\d+\s*$")
+_COUNT_SUFFIX = re.compile(r"[\s,]*(\bIN\s+)?\b(SET|PACK|BOX|ASSTD?|S)\b\s*(OF|/)\s*\d+\s*$")
 
 _LINES = f"""
     CREATE TABLE lines AS
