@@ -26,6 +26,8 @@ sys.modules.setdefault("feast.torch_wrapper", _TorchWrapper("feast.torch_wrapper
 with warnings.catch_warnings():
     # Feast's own modules use deprecated corners of pydantic and protobuf; nothing that a user of ours could act on.
     warnings.simplefilter("ignore")
-    import feast
+    # Feast sets PROMETHEUS_MULTIPROC_DIR; imported before that, the process's own metrics stay in memory rather than in files.
+    import prometheus_client  # noqa: F401
+    import feast  # isort: skip
 
 __all__ = ["feast"]
