@@ -177,8 +177,12 @@ def ratio_interval(candidate: Sequence[float], baseline: Sequence[float], seed: 
 
 def record(question: str, settings: dict[str, Any], packages: Sequence[str]) -> dict[str, Any]:
     """Where, when and with what a result was made."""
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    dirty = subprocess.run(["git", "-C", str(ROOT), "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    dirty = subprocess.run(
+        ["git", "-C", str(ROOT), "status", "--porcelain", "-uno"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     return {
         "question": question,
         "commit": (commit or "unknown") + ("-dirty" if dirty else ""),
