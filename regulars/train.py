@@ -2,6 +2,54 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
+from regulars.common import DEFAULT_HOME, HomeOption, JsonOption, errors, print_json
+
 app = typer.Typer(help="Train models.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Train models."""
+
+
+@app.command()
+def recommender(
+    home: HomeOption = DEFAULT_HOME,
+    epochs: Annotated[int | None, typer.Option(help="Most passes over the examples.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Queries a step and process.")] = None,
+    max_examples: Annotated[int | None, typer.Option(help="Training queries kept, sampled with the seed.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Processes (GPUs, or CPU processes); more than one trains with DDP.")] = None,
+    accelerator: Annotated[str | None, typer.Option(help="auto, cpu or gpu.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of sampling, weights and shuffling.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; see docs for the names.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of going on with an unfinished run.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the two-tower recommender, evaluate it on the last part of the history and record the run.
+
+    Ctrl-C stops at the next step with a checkpoint; the same command goes on from there. Every other setting is a
+    variable REGULARS_TRAIN_<NAME>.
+    """
+    from contracts.paths import Home
+    from embeddings.text import embed
+    from regulars.common import console
+    from training.recommender.evaluate import table
+    from training.recommender.train import train_recommender
+    from training.settings import TrainSettings
+
+    settings = TrainSettings.load(
+        config, epochs=epochs, batch_size=batch_size, max_examples=max_examples, devices=devices, accelerator=accelerator, seed=seed
+    )
+    result = train_recommender(Home(home), settings, embed, errors if as_json else console, fresh)
+    if as_json:
+        print_json({"run_id": result.run_id, **result.metrics})
+        return
+    console.print(table(result.metrics))
+    report = result.metrics["calibration"]
+    console.print(f"probabilities: expected calibration error {report['ece']:.4f} over {report['horizon_days']:g} days")
+    console.print(f"run {result.run_id}; next: regulars export")

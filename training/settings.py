@@ -1,0 +1,62 @@
+"""Settings of the training process (`REGULARS_TRAIN_*`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from contracts.settings import StackSettings, settings_config
+
+_NOT_IN_FINGERPRINT = frozenset({"tracking_uri", "devices", "accelerator", "threads", "bootstrap"})
+
+
+class TrainSettings(StackSettings):
+    """Everything that decides what a training run gives; logged with the run and stored in its artifacts."""
+
+    model_config: SettingsConfigDict = settings_config("REGULARS_TRAIN_")
+
+    epochs: int = Field(6, ge=1, le=1000, description="most passes over the training examples")
+    patience: int = Field(2, ge=1, description="epochs without a better validation NDCG@10 before training stops")
+    batch_size: int = Field(256, ge=2, description="queries a step and process")
+    max_examples: int = Field(40_000, ge=1, description="training queries kept, sampled with the seed")
+    max_per_customer: int = Field(40, ge=1, description="training queries kept of one customer; the evenly spaced ones")
+    max_validation: int = Field(2_000, ge=1, description="validation queries scored after each epoch")
+    max_test: int = Field(6_000, ge=1, description="test queries scored at the end")
+    max_positives: int = Field(16, ge=1, description="rewards of one query that enter one step")
+    validation_from: float = Field(0.8, gt=0, lt=1, description="share of the redemptions before the validation slice")
+    test_from: float = Field(0.9, gt=0, lt=1, description="share of the redemptions before the test slice")
+    recency_half_life_days: float = Field(
+        120.0, gt=0, description="weight of a training query halves every so many days before the cut-off"
+    )
+
+    width: int = Field(64, ge=8, le=1024, description="width of the sequence encoder")
+    heads: int = Field(4, ge=1)
+    layers: int = Field(1, ge=1, le=4, description="self-attention layers")
+    dropout: float = Field(0.1, ge=0, lt=1)
+    id_dropout: float = Field(0.1, ge=0, lt=1, description="share of rewards shown as <unknown> to the item tower in training")
+
+    full_softmax_items: int = Field(5_000, ge=1, description="up to so many rewards every one is a negative; above, they are sampled")
+    extra_negatives: int = Field(1_024, ge=0, description="sampled negatives a step beside the batch's own")
+    learning_rate: float = Field(3e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    gradient_clip: float = Field(1.0, gt=0)
+
+    horizon_days: int = Field(30, ge=1, description="days after the as-of time in which a redemption counts for the probability")
+    calibration_customers: int = Field(2_000, ge=1, description="active customers per as-of time of the calibration sample")
+    bootstrap: int = Field(1_000, ge=100, description="resamples behind each interval")
+    seed: int = Field(7, ge=0)
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = Field(1, ge=1, description="processes; more than one trains with DDP")
+    threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves its own choice")
+    tracking_uri: str | None = Field(None, description="an MLflow server; None keeps runs in SQLite under the home folder")
+
+    def fingerprint(self, data_version: str) -> str:
+        """Short hash of what decides the weights: the run to resume is the unfinished one with the same hash."""
+        values: dict[str, Any] = {k: v for k, v in self.public().items() if k not in _NOT_IN_FINGERPRINT}
+        text = json.dumps({"data": data_version, "settings": values}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
