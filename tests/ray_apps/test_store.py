@@ -439,7 +439,7 @@ async def test_keys_are_kept_listed_and_revoked(store: OperationalStore) -> None
     assert await store.key("nope") is None
     with pytest.raises(UnknownItem, match="there is no key nope"):
         await store.revoke_key("nope")
-    with pytest.raises(UpstreamError, match="IntegrityError|CheckViolationError"):  # the database itself refuses an unknown role
+    with pytest.raises(UpstreamError, match=r"IntegrityError|CheckViolationError"):  # the database itself refuses an unknown role
         await store.add_key(KeyRow("k9", "b", "boss", "h", "n", NOW, None))
     assert api_keys.name == "api_keys"
 
