@@ -166,12 +166,13 @@ def _claim(home: Path, warehouse: Warehouse, settings: GeneratorSettings, busine
     record = _read_record(home, business)
     wanted = settings.public()
     differ = sorted(k for k in wanted if k not in _FREE - {"end"} and record.get(k) != wanted[k])
-    if record and differ:
+    present = business in warehouse.info()["businesses"]
+    if present and record and differ:
         seen = ", ".join(f"{k} {record.get(k)} (now {wanted[k]})" for k in differ)
         raise ConfigError(
             f"business {business} under {home} was generated with {seen}. Choose another --home or --business, or the same settings."
         )
-    if not record and business in warehouse.info()["businesses"]:
+    if present and not record:
         raise ConfigError(
             f"business {business} under {home} holds rows from elsewhere, generated rows would mix with them. "
             "Choose another --home or --business."

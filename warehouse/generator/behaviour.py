@@ -1,8 +1,8 @@
 """What customers do, week by week: a block of customers at a time, every step one NumPy expression over all of them.
 
-Order of a week: some leave; campaigns go out; visits happen; visits bring redemptions (first the offer in hand, else one
-from the whole catalogue); a few visits go wrong; the app is opened; memories fade. Someone who left does nothing any more
-but still gets mail. All chances depend on state that is known before the visit, so `truth.py` can state them exactly.
+Order of a week: some begin to fade, some who fade leave; campaigns go out; visits happen; visits bring redemptions (first the
+offer in hand, else one from the whole catalogue); a few visits go wrong; the app is opened; memories fade. Someone who left does
+nothing any more but still gets mail. All chances depend on state that is known before the visit, so `truth.py` can state them exactly.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from warehouse.generator.catalogue import DAYPART_PULL, LATENT, World
 from warehouse.generator.people import TASTE_GAIN, People
 from warehouse.generator.settings import DAY_S, WEEK_S, season
 
-MOMENTUM_GAIN, MOMENTUM_KEEP = 1.1, 0.5  # pull of the categories redeemed last; share kept at the next redemption
-HABIT_GAIN, NOVELTY_GAIN, NOVELTY_DAYS = 0.7, 0.9, 42
+MOMENTUM_GAIN, MOMENTUM_KEEP = 1.5, 0.5  # pull of the categories redeemed last; share kept at the next redemption
+HABIT_GAIN, NOVELTY_GAIN, NOVELTY_DAYS = 0.45, 0.9, 42
 DISMISSED_PULL = -3.0
-BAD_KEEP, WARM_KEEP = 0.85, 0.8  # weekly
-HAZARD_BAD, HAZARD_WARM, RATE_BAD = 0.9, -0.5, -0.3
+BAD_KEEP, WARM_KEEP = 0.88, 0.8  # weekly
+HAZARD_BAD, HAZARD_WARM, RATE_BAD = 1.15, -0.5, -0.3
+FADING_RATE, FADING_LEAVE = 0.35, 0.22  # of the visiting rate and of app use; weekly chance that a fading customer is gone
 OFFER_LIFT, VIEW_LIFT = 0.12, 0.22  # of the log visiting rate in the week of an offer
 POINTS_PER_DOLLAR, WELCOME_POINTS = 10, 300
 EXPIRE_WEEKS, PERIOD_WEEKS, TIER_WEEKS = 26, 4, 52
@@ -37,6 +38,7 @@ class State:
     """What has become of each of n customers so far."""
 
     alive: np.ndarray
+    fading: np.ndarray  # comes less often and will leave
     left_at: np.ndarray  # second of leaving, or 2**62
     unsubscribed: np.ndarray
     bad: np.ndarray  # weight of bad experiences
@@ -120,6 +122,7 @@ class Block:
         n, rewards, weeks = len(p), len(w.rewards.pull), w.window.weeks
         state = State(
             alive=np.ones(n, bool),
+            fading=np.zeros(n, bool),
             left_at=np.full(n, 2**62),
             unsubscribed=np.zeros(n, bool),
             bad=np.zeros(n),
@@ -153,15 +156,22 @@ class Block:
     # -- leaving
 
     def hazard(self) -> np.ndarray:
-        """Chance of each customer to leave at the start of this week, (n,)."""
+        """Chance of each customer to begin to leave at the start of this week, (n,)."""
         s = self.state
         return np.minimum(self.people.hazard * np.exp(HAZARD_BAD * s.bad + HAZARD_WARM * s.warm), 0.6)
 
+    def presence(self) -> np.ndarray:
+        """Factor on visits and app use: 1, less while fading, 0 after leaving; (n,)."""
+        return np.where(self.state.alive, np.where(self.state.fading, FADING_RATE, 1.0), 0.0)
+
     def _leave(self, start: int) -> None:
-        s = self.state
-        gone = s.alive & (self.people.joined_at < start) & (self.rng.random(len(s.alive)) < self.hazard())
+        s, member = self.state, self.people.joined_at < start
+        chance = np.where(s.fading, FADING_LEAVE, self.hazard())
+        moves = s.alive & member & (self.rng.random(len(s.alive)) < chance)
+        gone = moves & s.fading
         s.alive[gone] = False
         s.left_at[gone] = start
+        s.fading |= moves
 
     # -- campaigns
 
@@ -199,7 +209,7 @@ class Block:
         if c.channel[campaign] in ("email", "push"):
             self._event(f"{c.channel[campaign]}_sent", who, at, reward, campaign, channel)
         interest = p.mail if c.channel[campaign] in ("email", "sms") else p.app
-        sees = s.alive[who] & (rng.random(len(who)) < (0.15 + 0.75 * interest[who]))
+        sees = rng.random(len(who)) < self.presence()[who] * (0.15 + 0.75 * interest[who])
         seen_at = at + 60 + (rng.exponential(0.6, len(who)) * DAY_S).astype(np.int64)
         sees &= seen_at < self.world.window.week_start(week + 1)
         self._respond(campaign, who[sees], seen_at[sees], reward[sees])
@@ -234,7 +244,7 @@ class Block:
         p, s, rng, window = self.people, self.state, self.rng, self.world.window
         days = start + np.arange(7) * DAY_S
         lift = np.exp(OFFER_LIFT * (offers.reward >= 0) + VIEW_LIFT * offers.viewed)
-        here = s.alive & (p.joined_at < window.week_start(week + 1))
+        here = self.presence() * (p.joined_at < window.week_start(week + 1))
         rate = self.visit_rate(days, s.bad) * (lift * here)[:, None] * (days >= window.start)[None, :]
         count = rng.poisson(rate)
         who = np.repeat(np.arange(len(p)), count.sum(axis=1))
@@ -419,7 +429,7 @@ class Block:
         """App openings follow engagement and visits; now and then a browsed reward that is disliked gets dismissed."""
         p, s, rng = self.people, self.state, self.rng
         seen = np.bincount(visits.who, minlength=len(p))
-        rate = s.alive * p.app * (0.35 + 0.45 * np.minimum(seen, 4)) * np.exp(RATE_BAD * s.bad)
+        rate = self.presence() * p.app * (0.35 + 0.45 * np.minimum(seen, 4)) * np.exp(RATE_BAD * s.bad)
         who = np.repeat(np.arange(len(p)), rng.poisson(rate))
         at = start + rng.integers(0, 7, len(who)) * DAY_S + ((7.0 + 15.0 * rng.beta(1.5, 1.5, len(who))) * 3600).astype(np.int64)
         self._event("app_open", who, at, None, -1, CHANNEL["app"])

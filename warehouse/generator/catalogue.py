@@ -147,7 +147,7 @@ def _rewards(rng: np.random.Generator, count: int, window: Window, category_vect
     points, face, difficulty = _terms(rng, kind, category)
     valid_from, valid_to = _validity(rng, count, window)
     inventory, sold_out = _inventory(rng, count, window)
-    popularity = -0.75 * np.log(1.0 + rng.permutation(count)) + 0.25 * rng.normal(size=count)
+    popularity = -0.7 * np.log(1.0 + rng.permutation(count)) + 0.25 * rng.normal(size=count)
     value = np.log1p(face / 100.0) - points / 500.0 - difficulty / 3000.0
     names, sentences = _reward_texts(category, kind, flavour, noun, face, difficulty)
     return Rewards(
@@ -222,9 +222,9 @@ def _articles(sentence: str) -> str:
 
 def _products(rng: np.random.Generator, count: int) -> Products:
     shape = (len(text.CATEGORIES), 6, 8, 3)
-    chosen = np.sort(_take(rng, np.ones(int(np.prod(shape))), count))
-    missing = np.setdiff1d(np.arange(shape[0]), chosen // 144)  # every category needs a product
-    chosen = np.sort(np.concatenate([chosen[: count - len(missing)], missing * 144]))
+    order = rng.permutation(int(np.prod(shape)))
+    _, one_each = np.unique(order // (len(order) // shape[0]), return_index=True)  # every category has a product
+    chosen = np.sort(np.concatenate([order[one_each], np.delete(order, one_each)])[:count])
     category, flavour, noun, size = np.unravel_index(chosen, shape)
     names = [
         f"{text.FLAVOURS_OF[g][f]} {text.NOUNS[g][n]} {text.SIZES[g][s]}"

@@ -15,14 +15,14 @@ from warehouse.generator.arrow import decimals, numbered, take, timestamps
 from warehouse.generator.catalogue import World
 from warehouse.generator.settings import DAY_S
 
-TASTE_GAIN = 2.0  # standard deviation of a customer's taste over rewards, in logits, is about this
+TASTE_GAIN = 2.5  # standard deviation of a customer's taste over rewards, in logits, is about this
 
 
 @dataclass(frozen=True)
 class People:
     """Traits of n customers, fixed over time. Rates are per week, times seconds since the epoch."""
 
-    first: int  # number of the first customer of the block
+    first: int  # customers of the blocks before; numbers start at 1
     taste: np.ndarray  # (n, LATENT)
     taste_logits: np.ndarray  # (n, R) float32: taste, price sensitivity and everyone's liking of each reward
     category_logits: np.ndarray  # (n, C): pull of each product category
@@ -35,7 +35,7 @@ class People:
     app: np.ndarray  # 0..1
     mail: np.ndarray  # 0..1
     redeems: np.ndarray  # chance that a visit brings a redemption from the catalogue
-    hazard: np.ndarray  # weekly chance of leaving, at peace
+    hazard: np.ndarray  # weekly chance of beginning to leave, at peace
     digital: np.ndarray  # share of purchases not made in a store
     joined_at: np.ndarray
     age_group: np.ndarray
@@ -67,7 +67,7 @@ def draw_people(world: World, first: int, count: int, rng: np.random.Generator) 
         basket=rng.gamma(2.0, 0.35, count).clip(0, 3), app=_sigmoid(engagement - 0.25 * (age - 2) + 0.5 * rng.normal(size=count)),
         mail=_sigmoid(0.7 * engagement + 0.1 * (age - 2) - 0.3 + 0.7 * rng.normal(size=count)),
         redeems=0.37 * _sigmoid(0.8 * engagement + 0.5 * price_sensitivity - 0.45 + 0.5 * rng.normal(size=count)),
-        hazard=0.0042 * np.exp(0.6 * rng.normal(size=count) - 0.5 * engagement), digital=_sigmoid(0.7 * engagement - 0.6 - 0.2 * (age - 2)),
+        hazard=0.0058 * np.exp(0.6 * rng.normal(size=count) - 0.5 * engagement), digital=_sigmoid(0.7 * engagement - 0.6 - 0.2 * (age - 2)),
         joined_at=_joined(world, rng, count), age_group=age, gender=gender, income=np.where(told, income, -1), city=city,
         store=city * len(text.STORE_PARTS) + rng.integers(0, len(text.STORE_PARTS), count), birth_day=_birth_days(world, rng, age),
         name=_names(rng, gender), consent=rng.random(count) < 0.95,
@@ -134,14 +134,14 @@ def _names(rng: np.random.Generator, gender: np.ndarray) -> np.ndarray:
 
 def customer_ids(people: People) -> pa.Array:
     """`cust-000042` for each customer of the block, in order."""
-    return numbered("cust-", people.first + np.arange(len(people)), 6)
+    return numbered("cust-", people.first + 1 + np.arange(len(people)), 6)
 
 
 def customers_table(business: str, people: People, tier: np.ndarray, balance: np.ndarray) -> pa.Table:
     """The `customers` rows of a block, with the tier and points they end with."""
     n = len(people)
     firsts, lasts = text.FIRST_F + text.FIRST_M, text.LAST
-    number = numbered("", people.first + np.arange(n), 6)
+    number = numbered("", people.first + 1 + np.arange(n), 6)
     email = pc.binary_join_element_wise(
         take([_ascii(x) for x in firsts], people.name[:, 0]), take([_ascii(x) for x in lasts], people.name[:, 1]),
         pc.binary_join_element_wise(number, pa.scalar("@example.com"), ""), ".",

@@ -83,10 +83,10 @@ class Window:
 
 
 def season(time_s: np.ndarray) -> np.ndarray:
-    """Factor on the visiting rate by date: a yearly swing of 8 %, December up by a third, Saturday busy; float64, shaped like `time_s`."""
+    """Factor on the visiting rate by date: a yearly swing of 8 %, December up to 40 % higher, busy Saturdays; float64."""
     days = np.asarray(time_s) // DAY_S
     of_year = (days - (days.astype("datetime64[D]").astype("datetime64[Y]").astype("datetime64[D]").astype(np.int64))).astype(np.float64)
     weekday = (days + 3) % 7  # 1970-01-01 was a Thursday; 0 is Monday
-    december = np.exp(-(((of_year - 350.0) / 10.0) ** 2))
+    december = np.exp(-(((of_year - 349.0) / 12.0) ** 2))
     by_weekday = np.array([0.92, 0.95, 0.97, 1.0, 1.15, 1.16, 0.85])
-    return (1.0 + 0.08 * np.sin(2 * np.pi * (of_year - 100.0) / 365.0) + 0.33 * december) * by_weekday[weekday]
+    return (1.0 + 0.08 * np.sin(2 * np.pi * (of_year - 100.0) / 365.0) + 0.4 * december) * by_weekday[weekday]

@@ -12,13 +12,14 @@ import pyarrow as pa
 from contracts.tables import TEXT, TIMESTAMP
 from warehouse.generator.arrow import take, timestamps
 from warehouse.generator.assemble import reward_ids
-from warehouse.generator.behaviour import BAD_KEEP, HAZARD_BAD, HAZARD_WARM, WARM_KEEP, Block
+from warehouse.generator.behaviour import BAD_KEEP, FADING_LEAVE, FADING_RATE, HAZARD_BAD, HAZARD_WARM, WARM_KEEP, Block
 from warehouse.generator.catalogue import LATENT, PART_COUNT
 from warehouse.generator.people import customer_ids
 from warehouse.generator.settings import DAY_S, WEEK_S
 
 SAMPLE = 2_000  # customers of a business whose probabilities are written
-AS_OF_WEEKS = (2, 0)  # weeks before the end
+CHOICE_WEEKS = (2, 0)  # weeks before the end at which choice probabilities are written
+CHURN_WEEKS = (13, 2, 0)  # the first leaves 91 days of history to compare with
 HORIZONS = (30, 60, 90)
 MEAN_OFFER_LIFT = 1.05  # mean effect of campaigns on the visiting rate; future mailings are unknown at the as-of time
 
@@ -45,20 +46,20 @@ def no_purchase(block: Block, at: int, horizons: tuple[int, ...] = HORIZONS) -> 
     """Probability that each customer makes no purchase within each number of days from `at`, float64 (n, len(horizons)).
 
     Closed form: without a purchase there is no new experience and no redemption, so along that path the hazard and the rate
-    follow from the state; q is "still here, nothing bought yet", gone is "left before buying".
+    follow from the state. Of those who have not bought yet, `calm` are here, `fading` are about to leave, `gone` have left.
     """
     s, p = block.state, block.people
-    q, gone = s.alive.astype(float), 1.0 - s.alive
+    calm, fading, gone = (s.alive & ~s.fading).astype(float), (s.alive & s.fading).astype(float), 1.0 - s.alive
     bad, warm, out = s.bad.copy(), s.warm.copy(), np.empty((len(p), len(horizons)))
     for day in range(max(horizons)):
         if day % 7 == 0:
-            leaving = np.minimum(p.hazard * np.exp(HAZARD_BAD * bad + HAZARD_WARM * warm), 0.6)
-            gone, q = gone + q * leaving, q * (1 - leaving)
+            fades = calm * np.minimum(p.hazard * np.exp(HAZARD_BAD * bad + HAZARD_WARM * warm), 0.6)
+            gone, fading, calm = gone + fading * FADING_LEAVE, fading * (1 - FADING_LEAVE) + fades, calm - fades
             rate = block.visit_rate(at + (day + np.arange(7)) * DAY_S, bad) * MEAN_OFFER_LIFT
             bad, warm = bad * BAD_KEEP, warm * WARM_KEEP
-        q = q * np.exp(-rate[:, day % 7])
+        calm, fading = calm * np.exp(-rate[:, day % 7]), fading * np.exp(-FADING_RATE * rate[:, day % 7])
         if day + 1 in horizons:
-            out[:, horizons.index(day + 1)] = gone + q
+            out[:, horizons.index(day + 1)] = gone + fading + calm
     return out
 
 
@@ -76,13 +77,15 @@ class TruthRecorder:
         self.churn: list[pa.Table] = []
 
     def __call__(self, block: Block, week: int) -> None:
-        if block.world.window.weeks - week not in AS_OF_WEEKS:
+        left = block.world.window.weeks - week
+        if left not in CHURN_WEEKS:
             return
         if self.sample is None:
             self.sample = np.flatnonzero(self.rng.random(len(block.people)) < self.share)
         at = block.world.window.week_start(week)
         who = self.sample[block.people.joined_at[self.sample] < at]
-        self._choices(block, who, at)
+        if left in CHOICE_WEEKS:
+            self._choices(block, who, at)
         self._churn(block, who, at)
 
     def _choices(self, block: Block, who: np.ndarray, at: int) -> None:
@@ -100,6 +103,7 @@ class TruthRecorder:
         columns = {
             **self._head(block, who, at),
             "gone": pa.array(~block.state.alive[who]),
+            "fading": pa.array((block.state.alive & block.state.fading)[who]),
             "weekly_hazard": pa.array(block.hazard()[who]),
             **{f"no_purchase_{h}": pa.array(chances[:, i]) for i, h in enumerate(HORIZONS)},
         }
@@ -115,11 +119,14 @@ class TruthRecorder:
     def tables(self, block: Block) -> dict[str, pa.Table]:
         """`redemptions`, `churn` and `traits` of the block; the first two carry the as-of times in the file's metadata."""
         window = block.world.window
-        as_of = ",".join(str(np.datetime64(window.end - w * WEEK_S, "s")) + "Z" for w in AS_OF_WEEKS)
-        meta = {"as_of": as_of, "horizons_days": ",".join(map(str, HORIZONS))}
+
+        def meta(weeks: tuple[int, ...]) -> dict[str, str]:
+            times = ",".join(str(np.datetime64(window.end - w * WEEK_S, "s")) + "Z" for w in weeks if w <= window.weeks)
+            return {"as_of": times, "horizons_days": ",".join(map(str, HORIZONS))}
+
         return {
-            "redemptions": _concat(self.redemptions).replace_schema_metadata(meta),
-            "churn": _concat(self.churn).replace_schema_metadata(meta),
+            "redemptions": _concat(self.redemptions).replace_schema_metadata(meta(CHOICE_WEEKS)),
+            "churn": _concat(self.churn).replace_schema_metadata(meta(CHURN_WEEKS)),
             "traits": _traits(self.business, block),
         }
 
