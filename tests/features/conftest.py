@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import duckdb
@@ -23,7 +24,7 @@ class Shop:
         self.connection = duckdb.connect(config={"threads": 1})
         for name, table in TABLES.items():
             self.connection.register("empty", table.schema.empty_table())
-            self.connection.execute(f"CREATE TABLE {name} AS SELECT * FROM empty")
+            self.connection.execute(f"CREATE TABLE {name} AS SELECT * FROM empty")  # noqa: S608 - our own names
             self.connection.unregister("empty")
         self._next = 0
 
@@ -33,8 +34,9 @@ class Shop:
 
     def add(self, table: str, *rows: dict[str, Any]) -> None:
         if rows:
-            self.connection.register("more", pa.Table.from_pylist([{"business_id": "b", **r} for r in rows], schema=TABLES[table].schema))
-            self.connection.execute(f"INSERT INTO {table} SELECT * FROM more")
+            more = pa.Table.from_pylist([{"business_id": "b", **r} for r in rows], schema=TABLES[table].schema)
+            self.connection.register("more", more)
+            self.connection.execute(f"INSERT INTO {table} SELECT * FROM more")  # noqa: S608 - our own names
             self.connection.unregister("more")
 
     def id(self) -> str:
@@ -56,8 +58,6 @@ class Shop:
 
 
 def _money(amount: float) -> Any:
-    from decimal import Decimal
-
     return Decimal(str(round(amount, 4)))
 
 
