@@ -88,6 +88,7 @@ def _real_steps(spec: ModelSpec, rows: int, rng: np.random.Generator) -> np.ndar
 def _golden(tensor: TensorSpec, limit: Sequence[int] | None, rows: int, real: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     shape = (rows, *tensor.shape)
     dtype = np.dtype(tensor.dtype)
+    out: np.ndarray
     if dtype.kind == "f":
         out = rng.standard_normal(shape)
         out[1], out[2] = EXTREME, -EXTREME
@@ -154,8 +155,8 @@ def negative_control(
     hop = compare(spec, "one weight nudged", torch_run(nudged(module), spec), candidate, inputs, tolerance)
     if hop.ok:
         raise ArtifactError(
-            f"{spec.name}: a weight changed by {NUDGE} moved the golden rows by {hop.max_difference:.3g}, within {tolerance:g}: the parity check "
-            "cannot see a wrong model. Train the model (its weights may be all zero), or use other golden rows"
+            f"{spec.name}: a weight changed by {NUDGE} moved the golden rows by {hop.max_difference:.3g}, within {tolerance:g}: the "
+            "parity check cannot see a wrong model. Train the model (its weights may be all zero), or use other golden rows"
         )
     return hop
 

@@ -1,0 +1,83 @@
+"""A small two-tower model and a run's files, without training."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from contracts.bundle import PAD, UNKNOWN, Calibration
+from contracts.tables import REWARDS
+from contracts.tensors import TEXT_DIM
+from training.export.bundle import Bundle, RunRecord, build_bundle
+from training.recommender.model import ModelConfig, TwoTower
+
+REWARD_COUNT = 12
+RECORD = RunRecord("data-1", "code-1", "2026-01-01T00:00:00Z")
+
+
+@pytest.fixture(scope="session")
+def two_tower() -> TwoTower:
+    """Seeded, untrained; weights are not zero, so that every part of it shows in the vectors."""
+    torch.set_num_threads(1)
+    torch.manual_seed(3)
+    return TwoTower(ModelConfig(vocabulary=2 + REWARD_COUNT + 3, kinds=8, width=32)).eval()
+
+
+def write_artifacts(folder: Path, model: TwoTower) -> Path:
+    """The files of training.registry.RUN_FILES."""
+    folder.mkdir(parents=True)
+    torch.save(model.state_dict(), folder / "checkpoint.pt")
+    (folder / "model.json").write_text(json.dumps(model.config.as_dict()))
+    tokens = [PAD, UNKNOWN, *(f"r:rew-{i}" for i in range(REWARD_COUNT)), "c:coffee", "c:food", "c:gift"]
+    (folder / "vocabulary.json").write_text(json.dumps(tokens))
+    calibration = Calibration(slope=3.0, popularity=0.5, intercept=-2.0, horizon_days=30, ece=0.02)
+    (folder / "calibration.json").write_text(calibration.model_dump_json())
+    pq.write_table(_rewards(), folder / "rewards.parquet")
+    texts = np.random.default_rng(1).standard_normal((REWARD_COUNT, TEXT_DIM)).astype(np.float32)
+    np.save(folder / "text_vectors.npy", texts / np.linalg.norm(texts, axis=1, keepdims=True))
+    (folder / "settings.json").write_text(json.dumps({"width": 32}))
+    (folder / "metrics.json").write_text(json.dumps({"ndcg@10": 0.5}))
+    return folder
+
+
+def _rewards() -> pa.Table:
+    rows = [
+        {
+            "reward_id": f"rew-{i}",
+            "business_id": "biz-1",
+            "name": f"Reward {i}",
+            "description": None,
+            "category": ("coffee", "food", "gift", None)[i % 4],
+            "reward_type": ("discount", "free_item", "experience")[i % 3],
+            "points_cost": 100 * i,
+            "face_value": Decimal(i),
+            "difficulty": None,
+            "valid_from": datetime(2025, 1, 1, tzinfo=UTC) if i % 2 else None,
+            "valid_to": None,
+            "inventory": None,
+        }
+        for i in range(REWARD_COUNT)
+    ]
+    table = pa.Table.from_pylist(rows, schema=REWARDS.schema)
+    counts = pa.array(range(REWARD_COUNT), pa.int64())
+    return table.append_column("redemptions", counts).append_column("redeemer_share", pa.array(np.linspace(0.01, 0.3, REWARD_COUNT)))
+
+
+@pytest.fixture(scope="session")
+def artifacts(tmp_path_factory: pytest.TempPathFactory, two_tower: TwoTower) -> Path:
+    """A run's files. Read only: copy them to change them."""
+    return write_artifacts(tmp_path_factory.mktemp("run") / "artifacts", two_tower)
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory, artifacts: Path) -> Bundle:
+    """A finished bundle of version 1. Read only."""
+    return build_bundle(tmp_path_factory.mktemp("models"), artifacts, "1", RECORD)
