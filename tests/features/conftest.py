@@ -21,23 +21,32 @@ class Shop:
     """A DuckDB connection with the warehouse's tables, filled by hand."""
 
     def __init__(self) -> None:
-        self.connection = duckdb.connect(config={"threads": 1})
+        self._connection = duckdb.connect(config={"threads": 1})
         for name, table in TABLES.items():
-            self.connection.register("empty", table.schema.empty_table())
-            self.connection.execute(f"CREATE TABLE {name} AS SELECT * FROM empty")  # noqa: S608 - our own names
-            self.connection.unregister("empty")
+            self._connection.register("empty", table.schema.empty_table())
+            self._connection.execute(f"CREATE TABLE {name} AS SELECT * FROM empty")  # noqa: S608 - our own names
+            self._connection.unregister("empty")
+        self._waiting: Rows = {}
         self._next = 0
 
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """The connection; rows added since are inserted first, a table at a time (one by one would be slow)."""
+        for name, rows in self._waiting.items():
+            self._connection.register("more", pa.Table.from_pylist(rows, schema=TABLES[name].schema))
+            self._connection.execute(f"INSERT INTO {name} SELECT * FROM more")  # noqa: S608 - our own names
+            self._connection.unregister("more")
+        self._waiting = {}
+        return self._connection
+
     def clear(self) -> None:
+        self._waiting = {}
         for name in TABLES:
-            self.connection.execute(f"TRUNCATE {name}")
+            self._connection.execute(f"TRUNCATE {name}")
 
     def add(self, table: str, *rows: dict[str, Any]) -> None:
         if rows:
-            more = pa.Table.from_pylist([{"business_id": "b", **r} for r in rows], schema=TABLES[table].schema)
-            self.connection.register("more", more)
-            self.connection.execute(f"INSERT INTO {table} SELECT * FROM more")  # noqa: S608 - our own names
-            self.connection.unregister("more")
+            self._waiting.setdefault(table, []).extend({"business_id": "b", **row} for row in rows)
 
     def id(self) -> str:
         self._next += 1
