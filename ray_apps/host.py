@@ -84,6 +84,10 @@ def ray_environment(run: Path, base: Mapping[str, str]) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+        # A busy machine is no reason to kill what is just starting.
+        "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "60",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "5",
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
@@ -153,7 +157,7 @@ def start_ray(run: Path, object_store_mb: int) -> None:
     from ray._private import parameter
 
     # The agent's port is no argument of ray.init, and two stacks on one machine must not share the default.
-    parameter.RayParams = functools.partial(parameter.RayParams, dashboard_agent_listen_port=free_ports(1)[0])  # type: ignore[misc,assignment]
+    parameter.RayParams = functools.partial(parameter.RayParams, dashboard_agent_listen_port=free_ports(1)[0], include_log_monitor=False)  # type: ignore[misc,assignment]
     ray.init(
         num_cpus=max(4, os.cpu_count() or 1),
         num_gpus=0,

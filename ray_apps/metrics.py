@@ -29,7 +29,15 @@ class Metrics:
         self.model = Gauge("regulars_model_info", "1 for the model version being served.", ["version"], registry=self.registry)
         self.swaps = Counter("regulars_model_swaps_total", "Attempts to serve another model version.", ["outcome"], registry=self.registry)
         self.lost_logs = Counter("regulars_recommendation_log_failures_total", "Answers that could not be logged.", registry=self.registry)
+        self._version: str | None = None
         self._stages = {name: self.stage.labels(name) for name in STAGES}
+
+    def served(self, version: str) -> None:
+        """Show which model version answers from now on."""
+        if self._version is not None:
+            self.model.labels(self._version).set(0)
+        self.model.labels(version).set(1)
+        self._version = version
 
     def observe(self, stopwatch: Stopwatch) -> None:
         """Add one request's stage times."""

@@ -91,8 +91,7 @@ class Service:
     def _swapped(self, outcome: str) -> None:
         self.metrics.swaps.labels(outcome).inc()
         if self.models.current is not None:
-            self.metrics.model.clear()
-            self.metrics.model.labels(self.models.current.version).set(1)
+            self.metrics.served(self.models.current.version)
 
     @property
     def model_name(self) -> str:

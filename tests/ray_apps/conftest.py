@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import pwd
 import secrets
@@ -11,14 +12,33 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from ray_apps.migrations import upgrade_async
+from contracts.bundle import MODEL_NAME, PAD, UNKNOWN, BundleManifest, Calibration, deploy, file_sha256
+from contracts.paths import Home
+from contracts.tables import TABLES
+from contracts.tensors import EMBEDDING_DIM, ITEM_TOWER, USER_TOWER, ModelSpec
+from features.online import OnlineSettings, OnlineStore, materialize
+from ray_apps.ingress import create_app
+from ray_apps.keys import create_key
+from ray_apps.migrations import upgrade, upgrade_async
+from ray_apps.service import Service
+from ray_apps.settings import ServeSettings
 from ray_apps.store import OperationalStore
+from warehouse.store import Warehouse
 
 
 def _unprivileged() -> dict[str, int]:
@@ -127,3 +147,213 @@ async def store(database_url: str) -> AsyncIterator[OperationalStore]:
     opened = OperationalStore(database_url)
     yield opened
     await opened.close()
+
+
+# A whole home without training: a small catalogue and history, and a bundle whose user tower is one matrix.
+
+BUSINESS, OTHER = "biz-1", "biz-2"
+CATEGORIES = ("coffee", "pastry", "lunch", "tea")
+NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
+"""Morning; the newest row of the home is some minutes older."""
+
+
+@pytest.fixture(scope="session")
+def template_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with data and a deployed version 1; copy it before writing (`home`)."""
+    root = tmp_path_factory.mktemp("template") / "home"
+    rows = _history()
+    warehouse = Warehouse(root / "warehouse")
+    for name, found in rows.items():
+        warehouse.land(name, pa.Table.from_pylist(found, schema=TABLES[name].schema), "test")
+    write_bundle(root, "1", seed=1)
+    return root
+
+
+@pytest.fixture
+def home(template_home: Path, tmp_path: Path) -> Path:
+    """A home of one's own: warehouse, bundle, filled online store, migrated database."""
+    root = tmp_path / "home"
+    shutil.copytree(template_home, root)
+    upgrade(Home(root).database_url)
+    online = OnlineStore(OnlineSettings(), Home(root))
+    with Warehouse(root / "warehouse").connect() as connection:
+        materialize(connection, online, NOW, 0)
+    online.close()
+    return root
+
+
+def _history() -> dict[str, list[dict[str, Any]]]:
+    """12 rewards (and one of another business), 30 customers; cust-0 loves coffee, cust-1 came twice, cust-2 never acted."""
+    rng = np.random.default_rng(3)
+    rewards = [_reward(i, BUSINESS) for i in range(12)] + [_reward(12, OTHER)]
+    customers = [{"business_id": b, "customer_id": c, "joined_at": NOW - timedelta(days=300)} for b, c in _customers()]
+    events: list[dict[str, Any]] = []
+    purchases: list[dict[str, Any]] = []
+    for number in (0, *range(3, 30)):
+        for step in range(8):
+            liked = 4 * (step % 3) if number == 0 else int(rng.integers(0, 12))
+            when = NOW - timedelta(days=float(rng.uniform(1, 80)))
+            when = when.replace(hour=8 if number == 0 else int(rng.integers(0, 24)))
+            events.append(_event(len(events), number, "redemption", when, f"rew-{liked:02d}"))
+            purchases.append(
+                {"transaction_id": f"t-{number}-{step}", "business_id": BUSINESS, "customer_id": f"cust-{number}", "occurred_at": when, "amount": Decimal("9.5")}
+            )
+    events += [_event(len(events) + i, 1, "offer_viewed", NOW - timedelta(days=3 + i), "rew-01") for i in range(2)]
+    purchases[-1]["occurred_at"] = NOW - timedelta(minutes=5)
+    return {"rewards": rewards, "customers": customers, "events": events, "transactions": purchases}
+
+
+def _customers() -> list[tuple[str, str]]:
+    return [(BUSINESS, f"cust-{n}") for n in range(30)] + [(OTHER, "cust-other")]
+
+
+def _reward(i: int, business: str) -> dict[str, Any]:
+    kinds = {3: "experience", 7: "upgrade"}
+    return {
+        "reward_id": f"rew-{i:02d}", "business_id": business, "name": f"Reward {i}", "category": CATEGORIES[i % 4],
+        "reward_type": kinds.get(i, "free_item"), "points_cost": 100,
+        "valid_to": NOW - timedelta(days=1) if i == 10 else None, "inventory": 0 if i == 11 else None,
+    }  # fmt: skip
+
+
+def _event(i: int, customer: int, kind: str, when: datetime, reward: str) -> dict[str, Any]:
+    return {
+        "event_id": f"e-{i}", "business_id": BUSINESS, "customer_id": f"cust-{customer}", "occurred_at": when, "event_type": kind, "reward_id": reward,
+    }  # fmt: skip
+
+
+def write_bundle(root: Path, version: str, seed: int, deployed: bool = True) -> Path:
+    """A bundle whose towers are one matrix each, normalised: quick, and of the contract's shapes."""
+    rng = np.random.default_rng(seed)
+    folder = root / "models" / MODEL_NAME / version
+    folder.mkdir(parents=True)
+    rewards = _history()["rewards"]
+    count = Counter((e["business_id"], e["reward_id"]) for e in _history()["events"] if e["event_type"] == "redemption")
+    for reward in rewards:
+        reward["redemptions"] = count[reward["business_id"], reward["reward_id"]]
+        reward["redeemer_share"] = min(1.0, reward["redemptions"] / 60)
+    schema = pa.schema([*TABLES["rewards"].schema, pa.field("redemptions", pa.int64()), pa.field("redeemer_share", pa.float64())])
+    pq.write_table(pa.Table.from_pylist(rewards, schema=schema), folder / "rewards.parquet")
+    vectors = rng.normal(size=(len(rewards), EMBEDDING_DIM)).astype(np.float32)
+    np.save(folder / "item_vectors.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    tokens = [PAD, UNKNOWN, *(f"r:{r['reward_id']}" for r in rewards), *(f"c:{c}" for c in CATEGORIES)]
+    (folder / "vocabulary.json").write_text(json.dumps(tokens))
+    calibration = Calibration(slope=4.0, popularity=0.5, intercept=-1.0, horizon_days=30, ece=0.01)
+    (folder / "calibration.json").write_text(calibration.model_dump_json())
+    golden: dict[str, np.ndarray] = {}
+    for spec, used in ((USER_TOWER, "features"), (ITEM_TOWER, "attributes")):
+        golden |= _write_tower(folder / f"{spec.name}.onnx", spec, used, rng)
+    np.savez(folder / "golden.npz", **golden)
+    files = {f.name: file_sha256(f) for f in sorted(folder.iterdir())}
+    manifest = BundleManifest(
+        model=MODEL_NAME, version=version, created_at=NOW.isoformat(), data_version="test", code_version="test", as_of=NOW.isoformat(),
+        settings={}, metrics={}, files=files,
+    )  # fmt: skip
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    if deployed:
+        deploy(root / "models", version)
+    return folder
+
+
+def _write_tower(path: Path, spec: ModelSpec, used: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """input @ matrix, then L2 norm 1; returns its golden rows."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    kinds = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
+    size = next(t.shape[0] for t in spec.inputs if t.name == used)
+    matrix = rng.normal(size=(size, EMBEDDING_DIM)).astype(np.float32)
+    out = spec.outputs[0].name
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", [used, "matrix"], ["raw"]),
+            helper.make_node("LpNormalization", ["raw"], [out], axis=-1, p=2),
+        ],
+        spec.name,
+        [helper.make_tensor_value_info(t.name, kinds[t.dtype], ["B", *t.shape]) for t in spec.inputs],
+        [helper.make_tensor_value_info(t.name, kinds[t.dtype], ["B", *t.shape]) for t in spec.outputs],
+        [numpy_helper.from_array(matrix, "matrix")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    rows = {t.name: rng.normal(size=(2, *t.shape)).astype(np.float32) if t.dtype == "float32" else np.ones((2, *t.shape), np.int64) for t in spec.inputs}
+    raw = rows[used] @ matrix
+    return rows | {out: raw / np.linalg.norm(raw, axis=1, keepdims=True)}
+
+
+class LocalTower:
+    """Stands in for Triton: runs the deployed bundle's user tower with ONNX Runtime. `fail` makes it break, `delay_s` makes it slow."""
+
+    def __init__(self, root: Path) -> None:
+        self._models = root / "models" / MODEL_NAME
+        self._sessions: dict[str, Any] = {}
+        self.fail: Exception | None = None
+        self.delay_s = 0.0
+        self.calls = 0
+        self.loaded: set[str] = set()
+
+    async def infer(self, spec: ModelSpec, inputs: dict[str, np.ndarray], version: str = "", deadline_s: float | None = None) -> dict[str, np.ndarray]:
+        import onnxruntime
+
+        self.calls += 1
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        if self.fail is not None:
+            raise self.fail
+        if version not in self._sessions:
+            self._sessions[version] = onnxruntime.InferenceSession(self._models / version / f"{spec.name}.onnx", providers=["CPUExecutionProvider"])
+        names = {i.name for i in self._sessions[version].get_inputs()}
+        found = self._sessions[version].run(None, {k: v for k, v in inputs.items() if k in names})
+        return {t.name: value for t, value in zip(spec.outputs, found, strict=True)}
+
+    async def ready(self, model: str = "", version: str = "") -> bool:
+        return self.fail is None
+
+    async def load(self, model: str, deadline_s: float = 1.0) -> None:
+        if self.fail is not None:
+            raise self.fail
+        self.loaded.add(model)
+
+    async def close(self) -> None:
+        pass
+
+
+@dataclass
+class Api:
+    """The app in this process, and what a test needs to reach into it."""
+
+    http: httpx.AsyncClient
+    service: Service
+    tower: LocalTower
+    home: Path
+    keys: dict[str, str]
+
+    async def recommend(self, customer: str = "cust-0", **body: Any) -> dict[str, Any]:
+        """A recommendation that must succeed."""
+        answer = await self.http.post("/api/v1/ml/recommendations", json={"customerId": customer, **body})
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    async def send(self, *events: dict[str, Any]) -> dict[str, Any]:
+        """Events that must be read; some may be rejected."""
+        answer = await self.http.post("/api/v1/events", json={"events": list(events)})
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+
+@pytest.fixture
+async def api(home: Path) -> AsyncIterator[Api]:
+    """The app on `home`, with ONNX Runtime in place of Triton and the clock standing at NOW plus what passes."""
+    settings = ServeSettings(home=home, clock_anchor_serving=NOW, clock_anchor_wall=datetime.now(UTC), deployed_poll_s=0.05, breaker_probe_ms=20)
+    service = Service(settings)
+    tower = LocalTower(home)
+    service.client = service.models._client = service.recommender._client = tower  # type: ignore[assignment]
+    app = create_app(service)
+    keys = {}
+    for name, business, role in (("app", BUSINESS, "app"), ("analyst", BUSINESS, "analyst"), ("other", OTHER, "app")):
+        keys[name] = (await create_key(service.store, business, role, name)).token
+    await service.start()
+    headers = {"Authorization": f"Bearer {keys['app']}"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", headers=headers) as http:
+        yield Api(http, service, tower, home, keys)
+    await service.stop()
