@@ -192,6 +192,13 @@ def test_other_settings_in_the_same_business_are_refused(tmp_path: Path) -> None
     assert set(warehouse.info()["businesses"]) == {"biz-1", "biz-9"}
 
 
+def test_settings_may_change_as_long_as_nothing_was_landed(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path / "warehouse")
+    next(generate_into(tmp_path, Warehouse(tmp_path / "elsewhere"), settings()))
+    assert not next(generate_into(tmp_path, warehouse, settings(seed=8))).repeated
+    assert warehouse.sources() == {"products": {f"generate-{settings(seed=8).digest()}-biz-1-products-0"}}
+
+
 def test_rows_from_elsewhere_are_not_mixed_with(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path / "warehouse")
     warehouse.land("customers", pa.table({"business_id": ["biz-1"], "customer_id": ["x"]}), "own")
