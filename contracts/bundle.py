@@ -1,14 +1,14 @@
 """A model bundle: one folder with everything that a model needs to be served, and its record.
 
-    <models dir>/two-tower/<version>/
-        manifest.json      BundleManifest: who made it from what, and the checksum of each file
-        user_tower.onnx item_tower.onnx
-        vocabulary.json    list of tokens; index = token id; 0 "<pad>", 1 "<unknown>", then "r:<reward_id>" and "c:<category>"
-        rewards.parquet    the catalogue, columns of the `rewards` table plus `redemptions` and `redeemer_share` (last 90 days)
-        item_vectors.npy   float32 (N, D), L2 norm 1, rows in the order of rewards.parquet
-        calibration.json   Calibration
-        golden.npz         inputs of both towers and the vectors torch gave for them
-    <models dir>/two-tower/deployed.json   {"version": "7"}, replaced atomically
+<models dir>/two-tower/<version>/
+    manifest.json      BundleManifest: who made it from what, and the checksum of each file
+    user_tower.onnx item_tower.onnx
+    vocabulary.json    list of tokens; index = token id; 0 "<pad>", 1 "<unknown>", then "r:<reward_id>" and "c:<category>"
+    rewards.parquet    the catalogue, columns of the `rewards` table plus `redemptions` and `redeemer_share` (last 90 days)
+    item_vectors.npy   float32 (N, D), L2 norm 1, rows in the order of rewards.parquet
+    calibration.json   Calibration
+    golden.npz         inputs of both towers and the vectors torch gave for them
+<models dir>/two-tower/deployed.json   {"version": "7"}, replaced atomically
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def read_manifest(folder: Path, verify: bool = True) -> BundleManifest:
         file = folder / name
         found = file_sha256(file) if file.is_file() else "no file"
         if found != expected:
-            raise ArtifactError(f"{file} has checksum {found[:12]}, its manifest says {expected[:12]}. Build the bundle again: regulars export")
+            raise ArtifactError(
+                f"{file} has checksum {found[:12]}, its manifest says {expected[:12]}. Build the bundle again: regulars export"
+            )
     return manifest
 
 
@@ -97,7 +99,9 @@ def deployed_version(models_dir: Path, model: str = MODEL_NAME) -> str:
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["version"])
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise ArtifactError(f"no deployed {model} under {models_dir} ({exc}). Train and export one: regulars train recommender; regulars export") from exc
+        raise ArtifactError(
+            f"no deployed {model} under {models_dir} ({exc}). Train and export one: regulars train recommender; regulars export"
+        ) from exc
 
 
 def deploy(models_dir: Path, version: str, model: str = MODEL_NAME) -> None:
@@ -110,4 +114,4 @@ def deploy(models_dir: Path, version: str, model: str = MODEL_NAME) -> None:
     path = models_dir / model / "deployed.json"
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps({"version": version}), encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -15,6 +15,8 @@ StackError
     Overloaded       a bounded queue is full; try again after `retry_after_s`
 """
 
+# ruff: noqa: N818 - the names read as what happened; the tree above is what callers catch by
+
 from __future__ import annotations
 
 

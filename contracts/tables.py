@@ -106,8 +106,8 @@ REWARDS = Table(
     "rewards",
     _schema(
         {**_ID, "reward_id": TEXT, "name": TEXT, "reward_type": TEXT},
-        {"description": TEXT, "category": TEXT, "points_cost": pa.int64(), "face_value": MONEY, "difficulty": MONEY, "valid_from": TIMESTAMP,
-         "valid_to": TIMESTAMP, "inventory": pa.int64()},
+        {"description": TEXT, "category": TEXT, "points_cost": pa.int64(), "face_value": MONEY, "difficulty": MONEY,
+         "valid_from": TIMESTAMP, "valid_to": TIMESTAMP, "inventory": pa.int64()},
         "reward_id business_id name description category reward_type points_cost face_value difficulty valid_from valid_to inventory",
     ),
     ("business_id", "reward_id"),
@@ -178,8 +178,9 @@ CUSTOMER_RISK_SCORES = Table(
     "customer_risk_scores",
     _schema(
         {**_ID, "customer_id": TEXT, "scored_at": TIMESTAMP},
-        {"churn_30": pa.float64(), "churn_60": pa.float64(), "churn_90": pa.float64(), "risk_level": TEXT, "predicted_churn_date": pa.date32(),
-         "days_until_churn": pa.int64(), "top_factor": TEXT, "historical_clv": MONEY, "predicted_clv": MONEY, "clv_segment": TEXT,
+        {"churn_30": pa.float64(), "churn_60": pa.float64(), "churn_90": pa.float64(), "risk_level": TEXT,
+         "predicted_churn_date": pa.date32(), "days_until_churn": pa.int64(), "top_factor": TEXT,
+         "historical_clv": MONEY, "predicted_clv": MONEY, "clv_segment": TEXT,
          "segment_id": TEXT, "model_version": TEXT, "coverage": TEXT},
         "customer_id business_id scored_at churn_30 churn_60 churn_90 risk_level predicted_churn_date days_until_churn top_factor "
         "historical_clv predicted_clv clv_segment segment_id model_version coverage",

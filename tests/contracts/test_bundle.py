@@ -1,0 +1,94 @@
+"""Bundles: what is deployed is whole."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from contracts.bundle import MODEL_NAME, BundleManifest, Calibration, deploy, deployed_version, file_sha256, read_manifest
+from contracts.errors import ArtifactError
+
+
+def make(models: Path, version: str) -> Path:
+    folder = models / MODEL_NAME / version
+    folder.mkdir(parents=True)
+    (folder / "user_tower.onnx").write_bytes(b"weights " + version.encode())
+    manifest = BundleManifest(
+        model=MODEL_NAME, version=version, created_at="2026-11-21T00:00:00Z", data_version="d", code_version="c",
+        as_of="2026-11-20T00:00:00Z", settings={}, metrics={}, files={"user_tower.onnx": file_sha256(folder / "user_tower.onnx")},
+    )  # fmt: skip
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    return folder
+
+
+def test_what_was_deployed_is_served(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"no deployed two-tower under .*regulars export"):
+        deployed_version(tmp_path)
+    for version in ("1", "2", "1"):
+        if not (tmp_path / MODEL_NAME / version).exists():
+            make(tmp_path, version)
+        deploy(tmp_path, version)
+        assert deployed_version(tmp_path) == version
+    assert sorted(p.name for p in (tmp_path / MODEL_NAME).iterdir()) == ["1", "2", "deployed.json"]  # nothing temporary is left
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "no manifest", "manifest cut", "manifest with more"])
+def test_a_damaged_bundle_is_not_deployed(tmp_path: Path, damage: str) -> None:
+    make(tmp_path, "1")
+    deploy(tmp_path, "1")
+    folder = make(tmp_path, "2")
+    manifest = folder / "manifest.json"
+    match damage:
+        case "changed":
+            (folder / "user_tower.onnx").write_bytes(b"other")
+        case "missing":
+            (folder / "user_tower.onnx").unlink()
+        case "no manifest":
+            manifest.unlink()
+        case "manifest cut":
+            manifest.write_bytes(manifest.read_bytes()[:-10])
+        case "manifest with more":
+            manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "more": 1}))
+    with pytest.raises(ArtifactError, match="Build the bundle again: regulars export"):
+        deploy(tmp_path, "2")
+    assert deployed_version(tmp_path) == "1"
+
+
+def test_checksums_are_checked_unless_told_not_to(tmp_path: Path) -> None:
+    folder = make(tmp_path, "1")
+    whole = read_manifest(folder)
+    (folder / "user_tower.onnx").write_bytes(b"other")
+    assert read_manifest(folder, verify=False) == whole
+    with pytest.raises(ArtifactError, match="has checksum"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null"])
+def test_a_broken_pointer_is_an_artifact_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / MODEL_NAME).mkdir()
+    (tmp_path / MODEL_NAME / "deployed.json").write_text(text)
+    with pytest.raises(ArtifactError, match="no deployed two-tower"):
+        deployed_version(tmp_path)
+
+
+CALIBRATION = Calibration(slope=4.0, popularity=0.5, intercept=-1.0, horizon_days=14, ece=0.01)
+
+
+@given(st.floats(-1, 1), st.floats(0, 1))
+def test_a_calibrated_score_is_the_logistic_function(cosine: float, share: float) -> None:
+    expected = 1 / (1 + math.exp(-(4.0 * cosine + 0.5 * math.log(share + 1e-6) - 1.0)))
+    assert math.isclose(CALIBRATION.probability(cosine, share), expected, rel_tol=1e-12)
+
+
+def test_a_calibrated_score_is_a_probability_however_extreme() -> None:
+    steep = Calibration(slope=1e6, popularity=0, intercept=0, horizon_days=1, ece=0)
+    assert 0 <= steep.probability(-1, 0) < 1e-20
+    assert steep.probability(1, 0) <= 1
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        Calibration.model_validate({**CALIBRATION.model_dump(), "more": 1})
