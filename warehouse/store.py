@@ -36,6 +36,13 @@ from contracts.tables import TABLES, Table
 from warehouse.quality import Verdict, aside, validate
 
 FORMAT = 1
+MERGE_AT = 32
+"""So many small files in one folder are merged into one by the landing that completes them; else a landing a minute leaves thousands."""
+SMALL_ROWS = 100_000
+KEEP_MERGED_S = 24 * 3600
+"""Merged files stay on disk so long, for readers that opened an earlier snapshot."""
+KEEP_REPORTS = 5_000
+"""Reports of so many landings are kept per table. An older source is no longer known by name: landed again, its rows are duplicates."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +84,20 @@ class _File:
 
 @dataclass(frozen=True)
 class _Manifest:
-    """One snapshot. `landings[table][source]` is the report of each landing, `aside` the files of rows put aside."""
+    """One snapshot.
+
+    Attributes:
+        aside: the files of rows put aside.
+        landings: `[table][source]`, the report of each of the last landings.
+        totals: `[table]`, counts over all landings: landings, duplicates, rejected, reasons.
+        merged: path and UTC time of files that were merged into others, not part of the snapshot any more.
+    """
 
     files: tuple[_File, ...] = ()
     aside: tuple[_File, ...] = ()
     landings: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    totals: dict[str, dict[str, Any]] = field(default_factory=dict)
+    merged: dict[str, str] = field(default_factory=dict)
 
     def of(self, table: str) -> list[_File]:
         return [f for f in self.files if f.table == table]
@@ -108,16 +124,19 @@ class Warehouse:
 
         Raises:
             ContractError: no such table, an unknown column, or an empty source.
-            ArtifactError: the manifest cannot be read.
+            ArtifactError: the manifest or a file cannot be read, or nothing can be written (disk full, no right to).
         """
         spec = _table(table)
         if not source:
             raise ContractError("source is empty, a landing needs a name so that a repeat can be told. Give for example the file's name.")
-        with self._writer() as manifest:
-            first = manifest.landings.get(table, {}).get(source)
-            if first is not None:
-                return LandingReport(**{**first, "repeated": True})
-            return self._land(spec, batch, source, manifest)
+        try:
+            with self._writer() as manifest:
+                first = manifest.landings.get(table, {}).get(source)
+                if first is not None:
+                    return LandingReport(**{**first, "repeated": True})
+                return self._land(spec, batch, source, manifest)
+        except (OSError, duckdb.IOException) as exc:
+            raise ArtifactError(f"cannot land in {self.root}: {exc}. Nothing was landed; put this right and land it again.") from exc
 
     def _land(self, spec: Table, batch: pa.Table, source: str, manifest: _Manifest) -> LandingReport:
         verdict = validate(spec, batch)
@@ -127,9 +146,28 @@ class Warehouse:
         )
         files = [self._write(spec.name, folder, part, source, facts) for folder, part, facts in _partitions(spec, fresh)]
         put_aside = self._write_aside(spec, batch, verdict, source)
-        landings = {**manifest.landings, spec.name: {**manifest.landings.get(spec.name, {}), source: report.as_dict()}}
-        self._commit(_Manifest((*manifest.files, *files), (*manifest.aside, *put_aside), landings))
+        now = datetime.now(UTC)
+        all_files, merged = self._merge((*manifest.files, *files), files)
+        all_aside, merged_aside = self._merge((*manifest.aside, *put_aside), put_aside)
+        expired = [path for path, at in manifest.merged.items() if (now - datetime.fromisoformat(at)).total_seconds() > KEEP_MERGED_S]
+        kept = {path: at for path, at in manifest.merged.items() if path not in expired}
+        kept |= dict.fromkeys((*merged, *merged_aside), now.isoformat())
+        self._commit(_Manifest(all_files, all_aside, _remember(manifest, report), _add_up(manifest, report), kept))
+        for path in expired:
+            (self.root / path).unlink(missing_ok=True)
         return report
+
+    def _merge(self, files: tuple[_File, ...], fresh: list[_File]) -> tuple[tuple[_File, ...], list[str]]:
+        """Merge the small files of each folder that just grew, where there are MERGE_AT: (files of the snapshot, paths replaced)."""
+        gone: set[str] = set()
+        new: list[_File] = []
+        for folder in sorted({str(Path(f.path).parent) for f in fresh}):
+            small = [f for f in files if f.rows < SMALL_ROWS and str(Path(f.path).parent) == folder]
+            if len(small) >= MERGE_AT:
+                rows = pa.concat_tables([pq.ParquetFile(self.root / f.path).read() for f in small])
+                new.append(self._write(small[0].table, folder, rows, "merged", _merged_facts(small)))
+                gone |= {f.path for f in small}
+        return (*(f for f in files if f.path not in gone), *new), sorted(gone)
 
     @contextmanager
     def _writer(self) -> Iterator[_Manifest]:
@@ -148,7 +186,7 @@ class Warehouse:
 
     def _sweep(self, manifest: _Manifest) -> None:
         """Delete what a killed landing left: files that the manifest does not name."""
-        known = {f.path for f in (*manifest.files, *manifest.aside)}
+        known = {f.path for f in (*manifest.files, *manifest.aside)} | set(manifest.merged)
         for path in self.root.glob("manifest.*.tmp"):
             path.unlink(missing_ok=True)
         for path in self.root.rglob("*.parquet"):
@@ -214,7 +252,8 @@ class Warehouse:
             raw = json.loads(path.read_bytes())
             if raw["format"] != FORMAT:
                 raise ValueError(f"format {raw['format']}, this version reads {FORMAT}")
-            return _Manifest(tuple(_File(**f) for f in raw["files"]), tuple(_File(**f) for f in raw["aside"]), raw["landings"])
+            files, put_aside = (tuple(_File(**f) for f in raw[part]) for part in ("files", "aside"))
+            return _Manifest(files, put_aside, raw["landings"], raw.get("totals", {}), raw.get("merged", {}))
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise ArtifactError(f"cannot read {path}: {exc}. Restore it from a backup, or start again in another folder.") from exc
 
@@ -230,10 +269,10 @@ class Warehouse:
             for spec in TABLES.values():
                 select = _select(spec, self.root, manifest.of(spec.name), tuple(spec.columns))
                 connection.execute(f'CREATE VIEW "{spec.name}" AS {select}')
-        except duckdb.IOException as exc:
+        except duckdb.Error as exc:
             connection.close()
             raise ArtifactError(
-                f"a file of the warehouse {self.root} is gone: {exc}. Restore the folder, or import again into a new one."
+                f"a file of the warehouse {self.root} is gone or damaged: {exc}. Restore the folder, or import again into a new one."
             ) from exc
         return connection
 
@@ -296,21 +335,41 @@ def _business_info(manifest: _Manifest, business_id: str) -> dict[str, Any]:
 
 
 def _table_info(manifest: _Manifest, name: str) -> dict[str, Any]:
-    files, reports = manifest.of(name), list(manifest.landings.get(name, {}).values())
-    reasons: dict[str, int] = {}
-    for report in reports:
-        for reason, count in report["reasons"].items():
-            reasons[reason] = reasons.get(reason, 0) + count
+    files = manifest.of(name)
     return {
         "rows": sum(f.rows for f in files),
         "files": len(files),
         "bytes": sum(f.bytes for f in files),
         "from": min((f.time_min for f in files if f.time_min), default=None),
         "to": max((f.time_max for f in files if f.time_max), default=None),
-        "landings": len(reports),
-        "duplicates": sum(r["duplicates"] for r in reports),
-        "rejected": sum(r["rejected"] for r in reports),
-        "reasons": dict(sorted(reasons.items())),
+        **{"landings": 0, "duplicates": 0, "rejected": 0, "reasons": {}, **manifest.totals.get(name, {})},
+    }
+
+
+def _remember(manifest: _Manifest, report: LandingReport) -> dict[str, dict[str, dict[str, Any]]]:
+    """The reports of the last landings, with this one."""
+    reports = {**manifest.landings.get(report.table, {}), report.source: report.as_dict()}
+    return {**manifest.landings, report.table: dict(list(reports.items())[-KEEP_REPORTS:])}
+
+
+def _add_up(manifest: _Manifest, report: LandingReport) -> dict[str, dict[str, Any]]:
+    """The totals of all landings, with this one."""
+    so_far = manifest.totals.get(report.table, {"landings": 0, "duplicates": 0, "rejected": 0, "reasons": {}})
+    total = {
+        "landings": so_far["landings"] + 1,
+        "duplicates": so_far["duplicates"] + report.duplicates,
+        "rejected": so_far["rejected"] + report.rejected,
+        "reasons": {r: so_far["reasons"].get(r, 0) + report.reasons.get(r, 0) for r in sorted({*so_far["reasons"], *report.reasons})},
+    }
+    return {**manifest.totals, report.table: total}
+
+
+def _merged_facts(files: list[_File]) -> dict[str, str | None]:
+    return {
+        "business_id": files[0].business_id,
+        "month": files[0].month,
+        "time_min": min((f.time_min for f in files if f.time_min), default=None),
+        "time_max": max((f.time_max for f in files if f.time_max), default=None),
     }
 
 

@@ -54,7 +54,7 @@ def files_on_disk(warehouse: Warehouse) -> set[str]:
 
 def files_in_manifest(warehouse: Warehouse) -> set[str]:
     manifest = json.loads((warehouse.root / "manifest.json").read_bytes())
-    return {f["path"] for f in manifest["files"] + manifest["aside"]}
+    return {f["path"] for f in manifest["files"] + manifest["aside"]} | set(manifest["merged"])
 
 
 def test_landed_rows_are_read_back_with_the_contracts_columns_and_types(tmp_path: Path) -> None:
@@ -335,12 +335,68 @@ def test_a_damaged_manifest_is_reported(tmp_path: Path, text: str) -> None:
         Warehouse(tmp_path).connect()
 
 
-def test_a_file_that_is_gone_is_reported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["gone", "damaged"])
+def test_a_file_that_is_gone_or_damaged_is_reported(tmp_path: Path, damage: str) -> None:
     warehouse = Warehouse(tmp_path)
     warehouse.land("transactions", purchases([1]), "a")
-    next(tmp_path.rglob("*.parquet")).unlink()
-    with pytest.raises(ArtifactError, match="is gone"):
+    file = next(tmp_path.rglob("*.parquet"))
+    if damage == "gone":
+        file.unlink()
+        with pytest.raises(ArtifactError, match="Nothing was landed"):
+            warehouse.land("transactions", purchases([1]), "b")
+    else:
+        file.write_bytes(b"not parquet")
+    with pytest.raises(ArtifactError, match="gone or damaged"):
         warehouse.connect()
+
+
+def test_a_disk_that_cannot_be_written_is_reported_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warehouse = Warehouse(tmp_path)
+    warehouse.land("transactions", purchases([1]), "a")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store_module.pq, "write_table", full)
+    with pytest.raises(ArtifactError, match="No space left"):
+        warehouse.land("transactions", purchases([2]), "b")
+    monkeypatch.undo()
+    assert len(rows(warehouse)) == 1
+    assert warehouse.land("transactions", purchases([2]), "b").landed == 1
+
+
+def bad_purchase(number: int) -> pa.Table:
+    return purchases([number]).set_column(4, "amount", pa.array(["much"]))
+
+
+def test_small_files_are_merged_and_earlier_readers_still_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "MERGE_AT", 4)
+    warehouse = Warehouse(tmp_path)
+    for n in (1, 2, 3):
+        warehouse.land("transactions", pa.concat_tables([purchases([n]), bad_purchase(n)]), f"s{n}")
+    with warehouse.connect() as earlier:
+        warehouse.land("transactions", pa.concat_tables([purchases([4]), bad_purchase(4)]), "s4")
+        assert earlier.execute("SELECT count(*) FROM transactions").fetchone() == (3,)
+    info = warehouse.info()["tables"]["transactions"]
+    assert (info["files"], info["rows"], info["landings"], info["reasons"]) == (1, 4, 4, {"amount_not_money": 4})
+    assert len(rows(warehouse)) == 4
+    assert warehouse.land("transactions", purchases([1]), "again").duplicates == 1
+    assert warehouse.as_of() == BASE + timedelta(hours=28)
+    monkeypatch.setattr(store_module, "KEEP_MERGED_S", 0)
+    warehouse.land("transactions", purchases([6]), "later")
+    assert len(files_on_disk(warehouse)) == 3  # the merged one, the new one, the merged rows put aside
+    assert files_on_disk(warehouse) == files_in_manifest(warehouse)
+
+
+def test_only_the_last_reports_are_kept_and_totals_count_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "KEEP_REPORTS", 2)
+    warehouse = Warehouse(tmp_path)
+    for n in (1, 2, 3):
+        warehouse.land("transactions", purchases([n]), f"s{n}")
+    forgotten = warehouse.land("transactions", purchases([1]), "s1")
+    assert (forgotten.repeated, forgotten.landed, forgotten.duplicates) == (False, 0, 1)
+    assert warehouse.land("transactions", purchases([3]), "s3").repeated
+    assert warehouse.info()["tables"]["transactions"]["landings"] == 4
 
 
 def test_many_files_are_read(tmp_path: Path) -> None:
