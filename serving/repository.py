@@ -186,7 +186,7 @@ def _check_same(present: Path, source: Path, model: str, version: str) -> None:
     if not present.is_file() or file_sha256(present) != file_sha256(source):
         raise ArtifactError(
             f"version {version} of {model} is in the repository with other content than {source}; a version never changes. "
-            "Export under a new version: regulars export"
+            "Train and export a new one, or remove this one from the repository"
         )
 
 

@@ -38,7 +38,7 @@ import psutil
 from pydantic import Field
 
 from contracts.bundle import MODEL_NAME, deployed_version
-from contracts.errors import ArtifactError, ConfigError, StackError, UpstreamError, UpstreamTimeout
+from contracts.errors import ArtifactError, ConfigError, Overloaded, StackError, UpstreamError, UpstreamTimeout
 from contracts.settings import StackSettings, settings_config
 from contracts.tensors import MODELS
 from serving.client import BlockingTritonClient
@@ -77,7 +77,7 @@ class TritonSettings(StackSettings):
     start_timeout_s: float = Field(default=30.0, gt=0, le=600)
     stop_timeout_s: float = Field(default=10.0, gt=0, le=120, description="from SIGTERM to SIGKILL")
     health_interval_s: float = Field(default=0.5, gt=0, le=60)
-    health_timeout_s: float = Field(default=1.0, gt=0, le=60)
+    health_timeout_s: float = Field(default=1.5, gt=0, le=60)
     health_failures: int = Field(default=3, ge=1, le=100, description="failed checks in a row before a restart")
     backoff_max_s: float = Field(default=5.0, gt=0, le=300, description="longest pause between two tries to restart")
     instance_threads: int = Field(default=1, ge=1, le=256, description="ONNX Runtime threads of one model instance")
@@ -134,15 +134,24 @@ def golden_probe(bundle: Path, tolerance: float = PROBE_TOLERANCE) -> Probe:
 
 
 def deployed_probe(models_dir: Path) -> Probe:
-    """A probe with the golden rows of whatever version is deployed at the time of each call."""
+    """A probe with the golden rows of the deployed version.
+
+    After the first call it moves to a newly deployed version only when the server has loaded that one: between the deployment and the
+    load, the server is right with the version before.
+    """
     cached: dict[str, Probe] = {}
 
     def probe(client: BlockingTritonClient) -> None:
-        version = deployed_version(models_dir)
-        if version not in cached:
-            cached.clear()
-            cached[version] = golden_probe(models_dir / MODEL_NAME / version)
-        cached[version](client)
+        with ExitStack() as keep_last:
+            if cached:  # a record that cannot be read at this moment is no reason to doubt the server
+                keep_last.enter_context(suppress(ArtifactError))
+            version = deployed_version(models_dir)
+            if version not in cached and (not cached or all(client.ready(name, version) for name in MODELS)):
+                found = golden_probe(models_dir / MODEL_NAME / version)
+                cached.clear()
+                cached[version] = found
+        for known in cached.values():
+            known(client)
 
     return probe
 
@@ -327,7 +336,8 @@ class TritonServer:
         if not client.ready():
             raise UpstreamError(f"the model server at {self.url} is not ready. Look into {self.log_path}")
         if compare and self.probe is not None:
-            self.probe(client)
+            with suppress(Overloaded):  # it answers, only not everybody at once: no reason to restart it
+                self.probe(client)
 
     def _wait_ready(self, deadline: float) -> None:
         client, ready, problem = self._connect(), False, "it never answered"
@@ -365,7 +375,8 @@ class TritonServer:
                 failures = self._restart()
                 continue
             checks += 1
-            failures = 0 if self.healthy(compare=checks % PROBE_EVERY == 0) else failures + 1
+            compare = failures > 0 or checks % PROBE_EVERY == 0  # a failure is looked at in full until it is over
+            failures = 0 if self.healthy(compare) else failures + 1
             if failures >= self.settings.health_failures and not self._stopping.is_set():
                 log.warning("model server %s failed %d health checks; restarting", self.server_id, failures)
                 failures = self._restart()
