@@ -60,13 +60,17 @@ def demo(
         return result
 
     size = ["--customers", str(customers), "--months", str(months), "--seed", str(seed)]
-    if _has_data(paths):
-        console.print(f"There is a programme under [bold]{paths.warehouse}[/] already: used as it is.")
+    if _holds_own_data(paths):
+        console.print(f"There is history of your own under [bold]{paths.warehouse}[/]: used as it is.")
     else:
         step("generate", f"{customers:,} customers, {months} months of events", lambda: _run(home, "data", "generate", *size))
     if fresh or not _has_model(paths):
         more = ["--epochs", str(epochs)] if epochs else []
-        step("train", "two-tower recommender, measured against popularity", lambda: _run(home, "train", "recommender", "--seed", str(seed), *more))
+        step(
+            "train",
+            "two-tower recommender, measured against popularity",
+            lambda: _run(home, "train", "recommender", "--seed", str(seed), *more),
+        )
         step("export", "PyTorch → ONNX → Triton, parity checked at each hop", lambda: _run(home, "export"))
     else:
         console.print(f"There is a trained model under [bold]{paths.models}[/] already: used as it is (--fresh trains anew).")
@@ -79,14 +83,15 @@ def demo(
     _summary(steps, home)
 
 
-def _has_data(paths: Home) -> bool:
+def _holds_own_data(paths: Home) -> bool:
+    """Whether rewards were imported; what the generator made it may go on with, or find complete."""
     from warehouse.store import Warehouse
 
-    if not paths.warehouse.is_dir():
+    if not paths.warehouse.is_dir() or (paths.root / "generated").is_dir():
         return False
     with Warehouse(paths.warehouse).connect() as db:
         row = db.execute("SELECT count(*) FROM rewards").fetchone()
-        return bool(row and row[0]) and not (paths.warehouse / ".generating").exists()
+        return bool(row and row[0])
 
 
 def _has_model(paths: Home) -> bool:
@@ -122,7 +127,9 @@ def _start(home: Path, port: int) -> subprocess.Popen[bytes]:
             return process
         time.sleep(0.2)
     _stop(process)
-    raise UpstreamError(f"the stack was not ready within {START_TIMEOUT_S:.0f} s. Look into {record.parent} for its logs, then run it alone: regulars serve")
+    raise UpstreamError(
+        f"the stack was not ready within {START_TIMEOUT_S:.0f} s. Look into {record.parent} for its logs, then run it alone: regulars serve"
+    )
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
