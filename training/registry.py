@@ -180,7 +180,7 @@ class _quiet:  # noqa: N801 - used like a function
     """No progress bars and no chatter of MLflow and Alembic inside."""
 
     def __enter__(self) -> None:
-        self._levels = {n: logging.getLogger(n).level for n in ("mlflow", "alembic")}
+        self._levels = {n: logging.getLogger(n).level for n in ("mlflow", "mlflow.store.db.utils", "alembic", "alembic.runtime.migration")}
         for name in self._levels:
             logging.getLogger(name).setLevel(logging.ERROR)
 

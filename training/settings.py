@@ -29,6 +29,7 @@ class TrainSettings(StackSettings):
     max_positives: int = Field(16, ge=1, description="rewards of one query that enter one step")
     validation_from: float = Field(0.8, gt=0, lt=1, description="share of the redemptions before the validation slice")
     test_from: float = Field(0.9, gt=0, lt=1, description="share of the redemptions before the test slice")
+    lead_s: float = Field(60.0, ge=0, description="seconds before a redemption at which its inputs are taken")
     recency_half_life_days: float = Field(
         120.0, gt=0, description="weight of a training query halves every so many days before the cut-off"
     )

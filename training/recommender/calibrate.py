@@ -68,7 +68,7 @@ def active_customers(connection: duckdb.DuckDBPyConnection, business_id: str, as
             SELECT business_id, customer_id, occurred_at FROM events UNION ALL
             SELECT business_id, customer_id, occurred_at FROM transactions)
         WHERE business_id = ? AND epoch_us(occurred_at) / 1e6 < ? AND epoch_us(occurred_at) / 1e6 >= ? ORDER BY ALL"""
-    return connection.execute(sql, [business_id, as_of, as_of - ACTIVE_DAYS * DAY_S]).to_arrow_table()
+    return connection.sql(sql, params=[business_id, as_of, as_of - ACTIVE_DAYS * DAY_S]).to_arrow_table()
 
 
 def common_horizon(begins: list[float], ends: list[float], horizon_days: int) -> float:

@@ -1,7 +1,8 @@
 """From the warehouse to training queries.
 
-A *query* is one customer at one moment with the rewards redeemed at that moment (a basket of several is one query). Its inputs are what
-was known strictly before that moment. Queries are cut by time into train | validation | test, for each business at its own cut-offs;
+A *query* is one customer at one moment with the rewards redeemed at that moment (a basket of several is one query; times within the same
+second are one moment). Its inputs are what was known strictly before its as-of time, `lead_s` (a minute) earlier: a recommendation must be
+there before the till, and some sources write the purchase that completes an offer a microsecond before its redemption. Queries are cut by time into train | validation | test, for each business at its own cut-offs;
 nothing after the train cut-off enters training: no query, no token, no count.
 
 Letters: Q queries, N rewards of the catalogue (all businesses), B batch, P positives, S rewards seen before.
@@ -266,9 +267,9 @@ def known_tokens(connection: duckdb.DuckDBPyConnection, log: Log, catalogue: pa.
 
 
 def moments(log: Log) -> tuple[np.ndarray, np.ndarray]:
-    """Group simultaneous redemptions of a customer: first row of each group (Q,), and the boundaries (Q + 1,)."""
+    """Group redemptions of a customer within the same second: first row of each group (Q,), and the boundaries (Q + 1,)."""
     new = np.ones(len(log.time), dtype=bool)
-    new[1:] = (log.customer[1:] != log.customer[:-1]) | (log.time[1:] != log.time[:-1])
+    new[1:] = (log.customer[1:] != log.customer[:-1]) | (np.floor(log.time[1:]) != np.floor(log.time[:-1]))
     first = np.flatnonzero(new)
     return first, np.append(first, len(log.time))
 
@@ -291,16 +292,17 @@ def choose(index: np.ndarray, customer: np.ndarray, most: int, per_customer: int
 
 def make_queries(
     connection: duckdb.DuckDBPyConnection, log: Log, catalogue: Catalogue, vocabulary: Vocabulary, chosen: np.ndarray,
-    weight: np.ndarray | None = None, progress: Progress | None = None,
+    lead_s: float = 0.0, progress: Progress | None = None,
 ) -> Queries:  # fmt: skip
     """Inputs and answers of the chosen groups of `moments`.
 
     Args:
         chosen: int64 (Q,), numbers of groups.
+        lead_s: seconds from the as-of time to the redemption.
     """
     first, bounds = moments(log)
     begin, end = bounds[chosen], bounds[chosen + 1]
-    customer, as_of = log.customer[first[chosen]], log.time[first[chosen]]
+    customer, as_of = log.customer[first[chosen]], log.time[first[chosen]] - lead_s
     seen_indptr, seen = seen_before(log, catalogue.single_use, customer, as_of)
     return Queries(
         customer=customer,
@@ -311,7 +313,7 @@ def make_queries(
         items=log.item[ranges(begin, end)],
         seen_indptr=seen_indptr,
         seen=seen,
-        weight=np.ones(len(chosen), np.float32) if weight is None else weight.astype(np.float32),
+        weight=np.ones(len(chosen), np.float32),
     )
 
 
@@ -391,7 +393,7 @@ def build(
     ages = (cuts.validation_from[b[chosen["train"]]] - when[chosen["train"]]) / DAY_S
     recency = np.exp2(-ages / settings.recency_half_life_days)
     every = np.concatenate(list(chosen.values()))
-    whole = make_queries(connection, log, catalogue, vocabulary, every, progress=progress)
+    whole = make_queries(connection, log, catalogue, vocabulary, every, settings.lead_s, progress)
     bounds = np.cumsum([0] + [len(c) for c in chosen.values()])
     parts = {n: take(whole, slice(bounds[i], bounds[i + 1])) for i, n in enumerate(chosen)}
     train = Queries(**{**parts["train"].__dict__, "weight": (recency / recency.mean()).astype(np.float32)})

@@ -39,7 +39,7 @@ def item_vectors(model: TwoTower, item_ids: np.ndarray, attributes: np.ndarray, 
     """float32 (N, D)."""
     model.eval()
     with torch.inference_mode():
-        return model.item(*(torch.from_numpy(a) for a in (item_ids, attributes, text_vectors))).numpy()
+        return model.item(*(torch.tensor(a) for a in (item_ids, attributes, text_vectors))).numpy()
 
 
 class RecentCounts:

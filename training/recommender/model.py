@@ -1,6 +1,6 @@
 """The two-tower model, whole. Plain operations, so that each tower exports to ONNX with a dynamic batch.
 
-Letters: B batch, T steps (50), F features (44), A attributes (12), W width, H heads, D embedding dim (64), V vocabulary.
+Letters: B batch, T steps (50), F features (44), A attributes (12), W width, R newest steps (8), H heads, D embedding dim (64), V vocabulary.
 
 A score is the dot product of two vectors of length 1, so everything that a reward brings (its popularity too) is in its vector and
 FAISS can search it. The two towers share the token table: a reward that the customer touched and the same reward in the catalogue start
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from contracts.tensors import ATTRIBUTE_COUNT, EMBEDDING_DIM, FEATURE_COUNT, SEQUENCE_LENGTH, TEXT_DIM
 
 UNKNOWN_ID = 1
+NEWEST = 8  # R
 
 
 @dataclass(frozen=True)
@@ -61,27 +62,33 @@ class Standardise(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Pre-norm self-attention and a feed-forward layer over (B, T, W)."""
+    """Pre-norm self-attention and a feed-forward layer over (B, T, W), asked by the newest R steps only.
+
+    The last layer needs no more than a few steps' states: asking with 8 of 50 steps makes a training step about three times as fast.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads = config.heads
         self.norm_attention = nn.LayerNorm(config.width)
-        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.query = nn.Linear(config.width, config.width)
+        self.key_value = nn.Linear(config.width, 2 * config.width)
         self.out = nn.Linear(config.width, config.width)
         self.norm_forward = nn.LayerNorm(config.width)
         self.up = nn.Linear(config.width, 2 * config.width)
         self.down = nn.Linear(2 * config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """x (B, T, W); bias (B, T), 0 where a step is real and very low where it is padding."""
+    def forward(self, x: Tensor, bias: Tensor, newest: int) -> Tensor:
+        """x (B, T, W); bias (B, T), 0 where a step is real and very low where it is padding; returns (B, R, W), R = newest."""
         t, w = x.shape[1], x.shape[2]
         size = w // self.heads
-        qkv = self.qkv(self.norm_attention(x)).reshape(-1, t, 3, self.heads, size).permute(2, 0, 3, 1, 4)  # (3, B, H, T, W/H)
-        logits = torch.matmul(qkv[0], qkv[1].transpose(-2, -1)) / math.sqrt(size) + bias[:, None, None, :]  # (B, H, T, T)
-        mixed = torch.matmul(torch.softmax(logits, dim=-1), qkv[2])  # (B, H, T, W/H)
-        x = x + self.dropout(self.out(mixed.permute(0, 2, 1, 3).reshape(-1, t, w)))  # (B, T, W)
+        normed = self.norm_attention(x)
+        query = self.query(normed[:, -newest:]).reshape(-1, newest, self.heads, size).transpose(1, 2)  # (B, H, R, W/H)
+        key, value = self.key_value(normed).reshape(-1, t, 2, self.heads, size).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, T, W/H)
+        logits = torch.matmul(query, key.transpose(-2, -1)) / math.sqrt(size) + bias[:, None, None, :]  # (B, H, R, T)
+        mixed = torch.matmul(torch.softmax(logits, dim=-1), value)  # (B, H, R, W/H)
+        x = x[:, -newest:] + self.dropout(self.out(mixed.transpose(1, 2).reshape(-1, newest, w)))  # (B, R, W)
         return x + self.dropout(self.down(F.gelu(self.up(self.norm_forward(x)))))
 
 
@@ -95,16 +102,17 @@ class UserTower(nn.Module):
         self.tokens = tokens
         self.token_in = nn.Linear(d, w)
         self.kinds = nn.Embedding(config.kinds, w, padding_idx=0)
-        self.values = nn.Sequential(nn.Linear(2, w), nn.GELU(), nn.Linear(w, w))
+        self.values = nn.Sequential(nn.Linear(2, w), nn.ReLU(), nn.Linear(w, w))
         self.position = nn.Parameter(0.02 * torch.randn(SEQUENCE_LENGTH, w))
         self.layers = nn.ModuleList(SelfAttention(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(w)
+        self.norm_all = nn.LayerNorm(w)
+        self.norm_newest = nn.LayerNorm(w)
         self.standardise = Standardise(FEATURE_COUNT)
         self.features = nn.Sequential(nn.Linear(FEATURE_COUNT, 2 * w), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(2 * w, w))
         self.key = nn.Linear(w, w)
         self.query = nn.Linear(w, w)
         self.gate = nn.Linear(w, config.heads)
-        self.fusion = nn.Sequential(nn.Linear(3 * w, 2 * w), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(2 * w, d))
+        self.fusion = nn.Sequential(nn.Linear(4 * w, 2 * w), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(2 * w, d))
         self.mix = nn.Linear(config.heads * d, d, bias=False)
         with torch.no_grad():
             self.mix.weight.copy_(torch.eye(d).repeat(1, config.heads) / config.heads)
@@ -125,12 +133,13 @@ class UserTower(nn.Module):
         token = self.tokens(sequence_ids[:, :, 0])  # (B, T, D)
         t = token.shape[1]
         x = self.token_in(token) + self.kinds(sequence_ids[:, :, 1]) + self.values(sequence_values * 4.0) + self.position[-t:]  # (B, T, W)
-        for layer in self.layers:
-            x = layer(x, bias)
-        x = self.norm(x) * real[:, :, None]
+        for layer in self.layers[:-1]:
+            x = layer(x, bias, t)
+        newest = min(NEWEST, t)
+        recent = self.norm_newest(self.layers[-1](x, bias, newest)) * real[:, -newest:, None]  # (B, R, W)
         f = self.features(self.standardise(features))  # (B, W)
-        pooled, interest = self._pool(x, token, f, bias, real)
-        fused = self.fusion(torch.cat([pooled, x[:, -1], f], dim=1))  # (B, D)
+        pooled, interest = self._pool(self.norm_all(x), token, f, bias, real)
+        fused = self.fusion(torch.cat([pooled, recent[:, -1], recent.sum(dim=1) * (1.0 / NEWEST), f], dim=1))  # (B, D)
         return F.normalize(fused + interest, dim=1, eps=1e-6)
 
     def _pool(self, x: Tensor, token: Tensor, f: Tensor, bias: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,8 +40,8 @@ class Recommender(pl.LightningModule):
         self._constant("attributes", torch.from_numpy(catalogue.attributes))
         self._constant("texts", torch.from_numpy(catalogue.text_vectors))
         self._constant("item_business", torch.from_numpy(catalogue.business))
-        self._constant("valid_from", torch.from_numpy(catalogue.valid_from))
-        self._constant("valid_to", torch.from_numpy(catalogue.valid_to))
+        self._constant("valid_from", torch.tensor(catalogue.valid_from))
+        self._constant("valid_to", torch.tensor(catalogue.valid_to))
         share = (popularity + 1.0) ** 0.75
         self._constant("draw", torch.from_numpy(share / share.sum()).float())
         self._constant("in_batch", torch.from_numpy(popularity / max(popularity.sum(), 1.0)).float())

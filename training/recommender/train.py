@@ -89,7 +89,7 @@ class Keeper(pl.Callback):
                 assert isinstance(pl_module, Recommender)  # noqa: S101 - only ours are trained here
                 _replace(self.folder / BEST, lambda path: torch.save(_weights(pl_module.model), path))
         seconds = round(time.monotonic() - self.started, 3)
-        self.history.append({"epoch": float(trainer.current_epoch), **values, "seconds": seconds, "scale": float(pl_module.model.scale)})  # type: ignore[operator, union-attr]
+        self.history.append({"epoch": float(trainer.current_epoch), **values, "seconds": seconds, "scale": float(pl_module.model.scale.detach())})  # type: ignore[operator, union-attr]
         if self.bad >= self.patience:
             trainer.should_stop = True
         self._save(trainer)
