@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import orjson
 import pyarrow as pa
@@ -34,15 +34,25 @@ from features.definitions import Touch, basket_category, event_touch, purchase_t
 from ray_apps.store import InboxRow, OperationalStore
 from warehouse.store import LandingReport, Warehouse
 
-if TYPE_CHECKING:
-    from features.online import OnlineStore
-
 log = logging.getLogger(__name__)
 
 CategoryOf = Callable[[str, str], str | None]
 """From (business_id, product_id) to the product's category."""
 _CENT = Decimal("0.0001")
 _TABLE_OF = {"purchase": "transactions", "ticket": "tickets"}
+
+
+class Materialize(Protocol):
+    """Recompute the base state of some customers: `features.online.materialize` with its store bound.
+
+    Args of a call:
+        connection: DuckDB over a snapshot of the warehouse that holds every inbox row up to `watermark`.
+        as_of: later than every landed row.
+        watermark: last sequence number that is inside.
+        customers: columns business_id and customer_id, each customer once.
+    """
+
+    def __call__(self, connection: Any, *, as_of: datetime, watermark: int, customers: pa.Table) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +85,7 @@ class Lander:
     Args:
         store: the operational database.
         warehouse: where rows land.
-        online: the base states.
+        materialize: recomputes base states.
         settings: sizes and the safety delay.
         now: serving time.
     """
@@ -84,11 +94,11 @@ class Lander:
         self,
         store: OperationalStore,
         warehouse: Warehouse,
-        online: OnlineStore,
+        materialize: Materialize,
         settings: LanderSettings | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._store, self._warehouse, self._online = store, warehouse, online
+        self._store, self._warehouse, self._materialize = store, warehouse, materialize
         self._settings, self._now = settings or LanderSettings(), now
 
     async def land_once(self) -> LanderReport:
@@ -109,20 +119,18 @@ class Lander:
             return report
 
     def _land(self, rows: list[InboxRow]) -> LanderReport:
-        from features.online import materialize  # imports Feast, which the request path's `touches_of` can do without
-
         tables = warehouse_rows(rows, self._taken_by_others(rows))
         source = _source(rows)
         reports = [self._warehouse.land(name, batch, source) for name, batch in tables.items()]
         for r in reports:
             if r.rejected:
                 log.warning("%d rows of %s put aside from %s: %s", r.rejected, r.table, source, r.reasons)
-        customers = sorted({(r.business_id, r.customer_id) for r in rows})
+        customers = customers_of(rows)
         # Later than every row even if two clocks disagree: a state counts only touches strictly before its as-of time.
         as_of = max(self._now(), max(r.occurred_at for r in rows) + timedelta(microseconds=1))
         with self._warehouse.connect() as connection:
-            materialize(connection, self._online, as_of, rows[-1].seq, customers)
-        return LanderReport(len(rows), rows[0].seq, rows[-1].seq, len(customers), reports)
+            self._materialize(connection, as_of=as_of, watermark=rows[-1].seq, customers=customers)
+        return LanderReport(len(rows), rows[0].seq, rows[-1].seq, customers.num_rows, reports)
 
     def _taken_by_others(self, rows: Sequence[InboxRow]) -> set[tuple[str, str]]:
         """(business, event) of the purchases whose id names a transaction of another business.
@@ -187,6 +195,12 @@ def _source(rows: Sequence[InboxRow]) -> str:
     """Names a batch for ever. The hash keeps a new database, whose numbers begin at 1 again, from repeating an old name."""
     names = hashlib.sha256(orjson.dumps([[r.business_id, r.event_id] for r in rows])).hexdigest()[:12]
     return f"inbox-{rows[0].seq}-{rows[-1].seq}-{names}"
+
+
+def customers_of(rows: Iterable[InboxRow]) -> pa.Table:
+    """business_id, customer_id: each customer once."""
+    pairs = sorted({(r.business_id, r.customer_id) for r in rows})
+    return pa.table({name: pa.array([p[i] for p in pairs], pa.string()) for i, name in enumerate(("business_id", "customer_id"))})
 
 
 def warehouse_rows(rows: Iterable[InboxRow], taken: set[tuple[str, str]] | frozenset[tuple[str, str]] = frozenset()) -> dict[str, pa.Table]:

@@ -23,7 +23,7 @@ from contracts.tables import EVENT_TYPES
 from features.definitions import KIND_CODES, TOUCHES_SQL, Touch
 from features.online import OnlineSettings, OnlineStore
 from features.state import CustomerState, finalize, state_at
-from ray_apps.deployments.lander import Lander, LanderReport, LanderSettings, _source, touches_of, warehouse_rows
+from ray_apps.deployments.lander import Lander, LanderReport, LanderSettings, Materialize, _source, touches_of, warehouse_rows
 from ray_apps.migrations import upgrade_async
 from ray_apps.store import InboxRow, OperationalStore
 from warehouse.store import Warehouse
@@ -95,9 +95,19 @@ def online(home: Home) -> Any:
     opened.close()
 
 
+def recompute(online: OnlineStore) -> Materialize:
+    """`features.online.materialize` with the store bound."""
+
+    def run(connection: Any, *, as_of: datetime, watermark: int, customers: pa.Table) -> int:
+        pairs = list(zip(*customers.to_pydict().values(), strict=True))
+        return features.online.materialize(connection, online, as_of, watermark, pairs)
+
+    return run
+
+
 @pytest.fixture
 def lander(store: OperationalStore, home: Home, online: OnlineStore) -> Lander:
-    return Lander(store, Warehouse(home.warehouse), online, AT_ONCE, lambda: NOW)
+    return Lander(store, Warehouse(home.warehouse), recompute(online), AT_ONCE, lambda: NOW)
 
 
 def landed_touches(home: Home, customers: list[tuple[str, str]]) -> list[Touch]:
@@ -287,7 +297,7 @@ async def test_a_state_without_its_watermark_would_count_twice(store: Operationa
 async def test_landings_in_small_pieces_give_the_same_state(store: OperationalStore, home: Home, online: OnlineStore) -> None:
     await store.insert_events("biz-1", one_of_each())
     wanted = {c: await now_state(store, online, c) for c in ("c1", "c2")}
-    lander = Lander(store, Warehouse(home.warehouse), online, LanderSettings(older_than_s=0, limit=7), lambda: NOW)
+    lander = Lander(store, Warehouse(home.warehouse), recompute(online), LanderSettings(older_than_s=0, limit=7), lambda: NOW)
     while (await lander.land_once()).rows:
         for customer, state in wanted.items():
             assert_same(await now_state(store, online, customer), state)
@@ -295,7 +305,7 @@ async def test_landings_in_small_pieces_give_the_same_state(store: OperationalSt
 
 async def test_a_sender_ahead_of_the_serving_clock_is_not_forgotten(store: OperationalStore, home: Home, online: OnlineStore) -> None:
     await store.insert_events("biz-1", [event("e1", occurredAt=NOW.isoformat())])
-    lander = Lander(store, Warehouse(home.warehouse), online, AT_ONCE, lambda: NOW - timedelta(hours=2))
+    lander = Lander(store, Warehouse(home.warehouse), recompute(online), AT_ONCE, lambda: NOW - timedelta(hours=2))
     await lander.land_once()
     base = online.read("biz-1", "c1")
     assert base is not None
@@ -307,7 +317,7 @@ async def test_a_sender_ahead_of_the_serving_clock_is_not_forgotten(store: Opera
 
 async def test_new_rows_wait(store: OperationalStore, home: Home, online: OnlineStore) -> None:
     await store.insert_events("biz-1", [event("e1")])
-    lander = Lander(store, Warehouse(home.warehouse), online)
+    lander = Lander(store, Warehouse(home.warehouse), recompute(online))
     assert (await lander.land_once()) == LanderReport()
 
 
