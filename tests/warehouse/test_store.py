@@ -168,7 +168,7 @@ def test_writers_wait_for_each_other(tmp_path: Path) -> None:
     assert files_on_disk(Warehouse(tmp_path)) == files_in_manifest(Warehouse(tmp_path))
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_split_order_and_repeat_gives_the_same_table(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     numbers = data.draw(st.lists(st.integers(0, 60), min_size=1, max_size=25))
@@ -196,7 +196,7 @@ def mixed() -> pa.Table:
     return pa.concat_tables([good, bad])
 
 
-@pytest.mark.parametrize("step", range(0, 30, 2))
+@pytest.mark.parametrize("step", range(0, 30, 3))
 def test_a_landing_stopped_at_any_step_is_whole_or_absent_and_a_repeat_completes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -246,7 +246,7 @@ s.Warehouse(Path(sys.argv[1])).land("products", pa.table({"product_id": ["a", "b
 """
 
 
-@pytest.mark.parametrize(("step", "visible"), [(0, 0), (6, 0), (99, 2)])
+@pytest.mark.parametrize(("step", "visible"), [(6, 0), (99, 2)])
 def test_sigkill_leaves_no_partial_batch_and_no_lock(tmp_path: Path, step: int, visible: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", KILL_SCRIPT, str(tmp_path), str(step)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
