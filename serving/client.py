@@ -30,7 +30,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     # A restarted server is found again within a quarter of a second; gRPC's own back-off grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 1000),  # in truth the limit of one connection attempt: a busy server needs its time
     ("grpc.max_reconnect_backoff_ms", 250),
     # Two servers of one process's life may share an address; without this a new channel would take over the old one's broken connection.
     ("grpc.use_local_subchannel_pool", 1),

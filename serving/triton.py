@@ -414,6 +414,7 @@ class TritonServer:
         process = self._process
         if process is not None and process.poll() is None:
             process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGCONT)  # a frozen one would not hear the first
             with suppress(subprocess.TimeoutExpired):
                 process.wait(self.settings.stop_timeout_s)
         self._kill()
