@@ -159,11 +159,12 @@ TOUCHES_SQL = f"""
 WITH wanted AS (SELECT DISTINCT business_id, customer_id FROM {WANTED}),
 bought AS (SELECT t.business_id, t.transaction_id, t.customer_id, t.occurred_at, t.amount
            FROM transactions t SEMI JOIN wanted w ON t.business_id = w.business_id AND t.customer_id = w.customer_id),
+sold AS MATERIALIZED (  -- keeps DuckDB from joining purchases with products on the business alone, which is nearly a cross product
+    SELECT b.business_id, b.transaction_id, i.product_id, i.amount
+    FROM transaction_items i JOIN bought b ON b.transaction_id = i.transaction_id),
 categories AS (
-    SELECT b.business_id, b.transaction_id, p.category, sum(coalesce(i.amount, 0))::DOUBLE AS amount
-    FROM transaction_items i
-    JOIN bought b ON b.transaction_id = i.transaction_id
-    JOIN products p ON p.business_id = b.business_id AND p.product_id = i.product_id
+    SELECT s.business_id, s.transaction_id, p.category, sum(coalesce(s.amount, 0))::DOUBLE AS amount
+    FROM sold s JOIN products p ON p.business_id = s.business_id AND p.product_id = s.product_id
     WHERE p.category IS NOT NULL AND p.category <> ''
     GROUP BY ALL),
 baskets AS (
