@@ -234,6 +234,10 @@ def _add_handlers(app: FastAPI) -> None:
     async def parameters(_: Request, exc: RequestValidationError) -> Response:
         return problems.from_validation(exc.errors(), skip=1)
 
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, exc: Exception) -> Response:
+        return problems.internal_error()  # Starlette raises it again, and `Boundary` logs it
+
     @app.exception_handler(HTTPException)
     async def framework(_: Request, exc: HTTPException) -> Response:
         return problems.from_http(exc.status_code, str(exc.detail), exc.headers)

@@ -159,27 +159,26 @@ NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
 
 @pytest.fixture(scope="session")
 def template_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with data and a deployed version 1; copy it before writing (`home`)."""
+    """A home with data, a deployed version 1, a migrated database and a filled online store; `home` is a copy to write to."""
     root = tmp_path_factory.mktemp("template") / "home"
     rows = _history()
     warehouse = Warehouse(root / "warehouse")
     for name, found in rows.items():
         warehouse.land(name, pa.Table.from_pylist(found, schema=TABLES[name].schema), "test")
     write_bundle(root, "1", seed=1)
+    with ThreadPoolExecutor(1) as other:  # this fixture may be asked for inside a running event loop
+        other.submit(upgrade, Home(root).database_url).result()
+    online = OnlineStore(OnlineSettings(), Home(root))
+    with warehouse.connect() as connection:
+        materialize(connection, online, NOW, 0)
+    online.close()
     return root
 
 
 @pytest.fixture
 def home(template_home: Path, tmp_path: Path) -> Path:
     """A home of one's own: warehouse, bundle, filled online store, migrated database."""
-    root = tmp_path / "home"
-    shutil.copytree(template_home, root)
-    upgrade(Home(root).database_url)
-    online = OnlineStore(OnlineSettings(), Home(root))
-    with Warehouse(root / "warehouse").connect() as connection:
-        materialize(connection, online, NOW, 0)
-    online.close()
-    return root
+    return Path(shutil.copytree(template_home, tmp_path / "home"))
 
 
 def _history() -> dict[str, list[dict[str, Any]]]:
@@ -196,7 +195,13 @@ def _history() -> dict[str, list[dict[str, Any]]]:
             when = when.replace(hour=8 if number == 0 else int(rng.integers(0, 24)))
             events.append(_event(len(events), number, "redemption", when, f"rew-{liked:02d}"))
             purchases.append(
-                {"transaction_id": f"t-{number}-{step}", "business_id": BUSINESS, "customer_id": f"cust-{number}", "occurred_at": when, "amount": Decimal("9.5")}
+                {
+                    "transaction_id": f"t-{number}-{step}",
+                    "business_id": BUSINESS,
+                    "customer_id": f"cust-{number}",
+                    "occurred_at": when,
+                    "amount": Decimal("9.5"),
+                }
             )
     events += [_event(len(events) + i, 1, "offer_viewed", NOW - timedelta(days=3 + i), "rew-01") for i in range(2)]
     purchases[-1]["occurred_at"] = NOW - timedelta(minutes=5)
@@ -218,7 +223,8 @@ def _reward(i: int, business: str) -> dict[str, Any]:
 
 def _event(i: int, customer: int, kind: str, when: datetime, reward: str) -> dict[str, Any]:
     return {
-        "event_id": f"e-{i}", "business_id": BUSINESS, "customer_id": f"cust-{customer}", "occurred_at": when, "event_type": kind, "reward_id": reward,
+        "event_id": f"e-{i}", "business_id": BUSINESS, "customer_id": f"cust-{customer}", "occurred_at": when, "event_type": kind,
+        "reward_id": reward,
     }  # fmt: skip
 
 
@@ -276,7 +282,10 @@ def _write_tower(path: Path, spec: ModelSpec, used: str, rng: np.random.Generato
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, path)
-    rows = {t.name: rng.normal(size=(2, *t.shape)).astype(np.float32) if t.dtype == "float32" else np.ones((2, *t.shape), np.int64) for t in spec.inputs}
+    rows = {
+        t.name: rng.normal(size=(2, *t.shape)).astype(np.float32) if t.dtype == "float32" else np.ones((2, *t.shape), np.int64)
+        for t in spec.inputs
+    }
     raw = rows[used] @ matrix
     return rows | {out: raw / np.linalg.norm(raw, axis=1, keepdims=True)}
 
@@ -292,7 +301,9 @@ class LocalTower:
         self.calls = 0
         self.loaded: set[str] = set()
 
-    async def infer(self, spec: ModelSpec, inputs: dict[str, np.ndarray], version: str = "", deadline_s: float | None = None) -> dict[str, np.ndarray]:
+    async def infer(
+        self, spec: ModelSpec, inputs: dict[str, np.ndarray], version: str = "", deadline_s: float | None = None
+    ) -> dict[str, np.ndarray]:
         import onnxruntime
 
         self.calls += 1
@@ -301,7 +312,9 @@ class LocalTower:
         if self.fail is not None:
             raise self.fail
         if version not in self._sessions:
-            self._sessions[version] = onnxruntime.InferenceSession(self._models / version / f"{spec.name}.onnx", providers=["CPUExecutionProvider"])
+            self._sessions[version] = onnxruntime.InferenceSession(
+                self._models / version / f"{spec.name}.onnx", providers=["CPUExecutionProvider"]
+            )
         names = {i.name for i in self._sessions[version].get_inputs()}
         found = self._sessions[version].run(None, {k: v for k, v in inputs.items() if k in names})
         return {t.name: value for t, value in zip(spec.outputs, found, strict=True)}
@@ -344,7 +357,9 @@ class Api:
 @pytest.fixture
 async def api(home: Path) -> AsyncIterator[Api]:
     """The app on `home`, with ONNX Runtime in place of Triton and the clock standing at NOW plus what passes."""
-    settings = ServeSettings(home=home, clock_anchor_serving=NOW, clock_anchor_wall=datetime.now(UTC), deployed_poll_s=0.05, breaker_probe_ms=20)
+    settings = ServeSettings(
+        home=home, clock_anchor_serving=NOW, clock_anchor_wall=datetime.now(UTC), deployed_poll_s=0.05, breaker_probe_ms=20
+    )
     service = Service(settings)
     tower = LocalTower(home)
     service.client = service.models._client = service.recommender._client = tower  # type: ignore[assignment]
