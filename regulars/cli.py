@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
+from rich.markup import escape
 
 from contracts.errors import StackError
 from regulars import data, demo, doctor, export, key, serve, train
 from regulars.common import errors
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="regulars",
@@ -28,16 +30,13 @@ demo.register(app)
 
 
 def main() -> None:
-    """Entry point: an expected error prints one line and ends with its exit code, Ctrl-C with 130."""
+    """Entry point: an expected error prints one message and ends with its exit code, Ctrl-C with 130, wrong usage with 2."""
     try:
-        code = app(standalone_mode=False)
+        app()
     except StackError as exc:
-        errors.print(f"[bold red]{exc.title}:[/] {exc}", highlight=False, soft_wrap=True)
+        errors.print(f"[bold red]{exc.title}:[/] {escape(str(exc))}", highlight=False, soft_wrap=True)
         sys.exit(exc.exit_code)
-    except click.ClickException as exc:
-        exc.show()
-        sys.exit(exc.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        errors.print("Interrupted. Nothing half-written is left; run the same command again to go on.")
-        sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
+    except SystemExit as exc:
+        if exc.code == INTERRUPTED:
+            errors.print("Interrupted. Nothing half-written is left; run the same command again to go on.")
+        raise
