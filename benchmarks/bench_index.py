@@ -10,6 +10,7 @@ trained model's vectors have. One business owns all, which is the hardest case: 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from typing import Any
 
@@ -47,7 +48,7 @@ def catalogue(rng: np.random.Generator, n: int) -> RewardTable:
 def measure(indexes: dict[str, RewardIndex], users: np.ndarray, filters: list[Filter], seconds: float) -> dict[str, np.ndarray]:
     """Microseconds of single searches; the kinds take turns, so that a busy moment hits all of them."""
     taken: dict[str, list[float]] = {kind: [] for kind in indexes}
-    for kind, index in indexes.items():  # warm-up
+    for index in indexes.values():  # warm-up
         for i in range(50):
             index.search(users[i % len(users)][None], K, [filters[i % len(users)]])
     stop, i = time.perf_counter() + seconds, 0
@@ -104,7 +105,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
     faiss.omp_set_num_threads(1)
-    settings = {**vars(options), "k": K, "dim": EMBEDDING_DIM, "filtered": FILTERED, "dismissed": DISMISSED, "threads": 1, "batch": 1}
+    load = os.getloadavg()[0]
+    settings = {
+        **vars(options),
+        "k": K,
+        "dim": EMBEDDING_DIM,
+        "filtered": FILTERED,
+        "dismissed": DISMISSED,
+        "threads": 1,
+        "batch": 1,
+        "load_at_start": load,
+    }
     defaults = IndexSettings().public()
     result = record("Which index for which catalogue?", settings | {"index": defaults | {"exact_below": 0}}, ["faiss-cpu", "numpy"])
     rows = [row for n in options.rows for row in bench(n, options.queries, options.seconds, options.seed, exact_below=0)]
