@@ -1,0 +1,134 @@
+"""torch, ONNX Runtime and a real Triton agree on the golden rows; and the check can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.errors import ArtifactError, ShapeError
+from contracts.tensors import ITEM_TOWER, MODELS, USER_TOWER
+from serving import repository
+from serving.client import BlockingTritonClient
+from serving.triton import CHECKOUT, TritonServer, TritonSettings, golden_probe
+from training.export import parity
+from training.export.bundle import golden_reference, golden_rows, read_golden, towers
+
+SPECS = pytest.mark.parametrize("spec", MODELS.values(), ids=lambda s: s.name)
+
+
+@pytest.fixture(scope="module")
+def served(bundle, tmp_path_factory) -> Iterator[BlockingTritonClient]:
+    """A client of a Triton that serves the bundle."""
+    if not (CHECKOUT / ".triton" / "bin" / "python").exists():
+        pytest.skip("no model server in .triton: make setup")
+    folder: Path = tmp_path_factory.mktemp("triton")
+    repository.build(bundle.path, folder / "repository")
+    server = TritonServer(TritonSettings.load(start_timeout_s=90), folder / "repository", folder / "run", golden_probe(bundle.path))
+    try:
+        with BlockingTritonClient(server.start().url, 30.0) as client:
+            yield client
+    finally:
+        server.stop()
+
+
+@SPECS
+def test_onnx_gives_what_torch_gives(spec, bundle, two_tower):
+    hop = next(h for h in bundle.hops if h.model == spec.name)
+    assert hop.ok
+    assert hop.rows == parity.GOLDEN_ROWS
+    assert hop.max_difference < 2e-6, "float32 rounding, an order below what is allowed"
+
+
+@SPECS
+def test_triton_gives_what_torch_gives(spec, bundle, served):
+    golden = read_golden(bundle.path)
+
+    def triton(inputs):
+        return served.infer(spec, inputs, bundle.version)
+
+    hop = parity.compare(spec, "torch → triton", golden_reference(spec, golden), triton, golden_rows(spec, golden))
+    assert hop.ok, hop
+    assert hop.max_difference < 2e-6
+
+
+@SPECS
+def test_one_nudged_weight_fails_every_hop(spec, bundle, two_tower, served):
+    golden, module = read_golden(bundle.path), towers(two_tower)[spec.name][1]
+    wrong = parity.torch_run(parity.nudged(module), spec)
+    for candidate in (parity.onnx_run(bundle.path / f"{spec.name}.onnx"), lambda i: served.infer(spec, i, bundle.version)):
+        hop = parity.compare(spec, "nudged", wrong, candidate, golden_rows(spec, golden))
+        assert not hop.ok
+        with pytest.raises(ArtifactError, match=r"parity failed.*nudged"):
+            parity.require([hop])
+
+
+@SPECS
+def test_a_control_that_sees_nothing_is_refused(spec, bundle, two_tower):
+    """With a tolerance that lets everything pass, the check proves nothing and says so."""
+    module, inputs = towers(two_tower)[spec.name][1], golden_rows(spec, read_golden(bundle.path))
+    with pytest.raises(ArtifactError, match="cannot see a wrong model"):
+        parity.negative_control(spec, module, parity.torch_run(module, spec), inputs, tolerance=10.0)
+
+
+def test_nudged_leaves_the_model_itself_alone(two_tower):
+    before = {k: v.clone() for k, v in two_tower.user.state_dict().items()}
+    other = parity.nudged(two_tower.user).state_dict()
+    assert all((two_tower.user.state_dict()[k] == v).all() for k, v in before.items())
+    assert sum(int((other[k] != v).sum()) for k, v in before.items()) == 1
+
+
+def test_an_answer_that_is_not_finite_is_infinitely_wrong():
+    inputs = parity.golden_inputs(ITEM_TOWER)
+    rows = parity.GOLDEN_ROWS
+
+    def zeros(part):
+        return {"item_vector": np.zeros((len(part["item_ids"]), 64), np.float32)}
+
+    def nans(part):
+        return {"item_vector": np.full((len(part["item_ids"]), 64), np.nan, np.float32)}
+
+    hop = parity.compare(ITEM_TOWER, "zeros → nans", zeros, nans, inputs)
+    assert hop.max_difference == float("inf")
+    assert not hop.ok
+    assert hop.as_dict()["rows"] == rows
+
+
+def test_an_answer_of_another_shape_is_refused():
+    def short(part):
+        return {"user_vector": np.zeros((len(part["features"]), 63), np.float32)}
+
+    def full(part):
+        return {"user_vector": np.zeros((len(part["features"]), 64), np.float32)}
+
+    with pytest.raises(ShapeError, match="user_vector"):
+        parity.compare(USER_TOWER, "x", full, short, parity.golden_inputs(USER_TOWER))
+
+
+def test_a_file_that_is_not_onnx_is_refused(tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"no")
+    with pytest.raises(ArtifactError, match="cannot load"):
+        parity.onnx_run(tmp_path / "x.onnx")
+
+
+@given(seed=st.integers(0, 2**32 - 1), vocabulary=st.integers(3, 5000), kinds=st.integers(2, 30))
+@settings(max_examples=15, deadline=None)
+def test_golden_inputs_cover_padding_and_extremes_and_stay_in_range(seed, vocabulary, kinds):
+    limits = {"sequence_ids": (vocabulary, kinds), "item_ids": (vocabulary, vocabulary)}
+    for spec in MODELS.values():
+        inputs = parity.golden_inputs(spec, limits, seed=seed)
+        for tensor in spec.inputs:
+            tensor.check(inputs[tensor.name])
+            assert not inputs[tensor.name][0].any(), "row 0 is all padding"
+            if tensor.dtype == "int64":
+                assert (inputs[tensor.name] < np.asarray(limits[tensor.name])).all()
+                assert (inputs[tensor.name] >= 0).all()
+                assert (inputs[tensor.name][1] == np.asarray(limits[tensor.name]) - 1).all(), "row 1 has the highest ids"
+            else:
+                assert inputs[tensor.name][1].max() == parity.EXTREME
+    real = parity.golden_inputs(USER_TOWER, limits, seed=seed)["sequence_ids"][:, :, 1] > 0
+    assert (np.diff(real.astype(int), axis=1) >= 0).all(), "padded in front"
