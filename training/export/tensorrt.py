@@ -40,14 +40,14 @@ SUPPORTED_OPERATORS = frozenset({
 """Operators that the ONNX parser of TensorRT 10 takes and that our kind of model may use. Source: onnx-tensorrt, docs/operators.md."""
 
 API = {
-    "": ("Builder", "OnnxParser", "Logger", "Runtime", "NetworkDefinitionCreationFlag", "BuilderFlag", "MemoryPoolType", "TensorIOMode"),
+    "": ("Builder", "OnnxParser", "Logger", "Runtime", "BuilderFlag", "MemoryPoolType"),
     "Builder": ("create_network", "create_builder_config", "create_optimization_profile", "build_serialized_network"),
     "IBuilderConfig": ("set_flag", "set_memory_pool_limit", "add_optimization_profile", "create_timing_cache", "set_timing_cache",
                        "get_timing_cache"),
     "IOptimizationProfile": ("set_shape",),
-    "OnnxParser": ("parse", "get_error"),
+    "OnnxParser": ("parse", "get_error", "num_errors"),
     "Runtime": ("deserialize_cuda_engine",),
-    "ICudaEngine": ("create_execution_context", "get_tensor_name", "get_tensor_mode"),
+    "ICudaEngine": ("create_execution_context", "get_tensor_name", "num_io_tensors"),
     "IExecutionContext": ("set_input_shape", "set_tensor_address", "execute_async_v3"),
     "ITimingCache": ("serialize",),
 }  # fmt: skip

@@ -113,7 +113,8 @@ class _Fake:
         self.module.__dict__.update(
             __version__=version, Builder=Builder, OnnxParser=Parser,
             Logger=type("Logger", (), {"WARNING": 1, "__init__": lambda *_: None}),
-            MemoryPoolType=types.SimpleNamespace(WORKSPACE=0), BuilderFlag=types.SimpleNamespace(FP16="fp16", VERSION_COMPATIBLE="compatible"),
+            MemoryPoolType=types.SimpleNamespace(WORKSPACE=0),
+            BuilderFlag=types.SimpleNamespace(FP16="fp16", VERSION_COMPATIBLE="compatible"),
         )  # fmt: skip
 
 
