@@ -87,6 +87,7 @@ def _plain_json(value: dict[str, Any]) -> dict[str, Any]:
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=ID_PATTERN)]
 Text = Annotated[str, StringConstraints(max_length=128, pattern=TEXT_PATTERN)]
+# json_schema_input_type hides the bounds of such a field from its JSON schema, so those fields repeat them in json_schema_extra.
 Integer = Annotated[int, BeforeValidator(_not_text_nor_bool, json_schema_input_type=int)]
 Number = Annotated[float, BeforeValidator(_not_text_nor_bool, json_schema_input_type=float)]
 Time = Annotated[datetime, BeforeValidator(_iso_time, json_schema_input_type=datetime), AfterValidator(_utc)]
@@ -144,7 +145,7 @@ class RecommendationRequest(Request):
         examples=[{"page": "homepage", "timeOfDay": "morning", "location": "San Francisco, CA", "deviceType": "ios"}],
     )
     """Where and when the answer will be shown."""
-    num_recommendations: Integer = Field(default=5, ge=1, le=50, examples=[5])
+    num_recommendations: Integer = Field(default=5, ge=1, le=50, examples=[5], json_schema_extra={"minimum": 1, "maximum": 50})
     """How many rewards at most."""
 
 
@@ -270,9 +271,9 @@ class EventIn(Request):
     """The campaign that led to it."""
     channel: Channel | None = Field(default=None, examples=["app"])
     """Where it happened. A purchase's channel is store, app or web."""
-    value: Number | None = Field(default=None, ge=-1e12, le=1e12, examples=[4.5])
+    value: Number | None = Field(default=None, ge=-1e12, le=1e12, examples=[4.5], json_schema_extra={"minimum": -1e12, "maximum": 1e12})
     """A number that belongs to the event, for example points earned or a rating."""
-    amount: Number | None = Field(default=None, ge=0, le=1e12, examples=[12.4])
+    amount: Number | None = Field(default=None, ge=0, le=1e12, examples=[12.4], json_schema_extra={"minimum": 0, "maximum": 1e12})
     """Money paid, for a purchase, in the business's currency."""
     metadata: Metadata = Field(default_factory=dict, examples=[{"store": "Market Street"}])
     """Anything else, at most 16 KiB. Read from a purchase: store, discountAmount, items [{productId, quantity, amount}];

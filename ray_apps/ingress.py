@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from contracts import api
@@ -95,6 +96,7 @@ _PROBLEMS = {
     401: "No key, or not a valid one.",
     403: "The key does not allow this.",
     404: "There is no such thing for this business.",
+    409: "The same id was used before with other content.",
     413: "The body is too large.",
     415: "The body is not JSON.",
     422: "The request does not meet the contract; `errors` names the fields.",
@@ -188,13 +190,27 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
 
 
 def _add_events(app: FastAPI, service: Service) -> None:
-    @app.post("/api/v1/events", **_returns(api.EventsResponse, *_BODY_PROBLEMS), openapi_extra=_takes(api.EventIn, api.EventBatch))
+    @app.post("/api/v1/events", **_returns(api.EventsResponse, 409, *_BODY_PROBLEMS), openapi_extra=_takes(api.EventIn, api.EventBatch))
     async def events(request: Request) -> Response:
-        """One event or up to 1000. Each is checked on its own: see `rejected`. The same `eventId` again changes nothing."""
+        """One event, or `{"events": [...]}` with up to 1000. The same `eventId` again changes nothing.
+
+        The events of a batch are checked one by one: those that are refused are listed in `rejected`, the others are taken. An event
+        sent alone that is refused is answered 422, or 409 when its `eventId` was used before with other content.
+        """
         stopwatch = Stopwatch()
         caller = await service.authenticate(request.headers.get("authorization"), WRITERS)
-        raw = api.split_events(await read_json(request))
-        return answer(await service.events(caller, raw, stopwatch), stopwatch)
+        body = await read_json(request)
+        stored = await service.events(caller, api.split_events(body), stopwatch)
+        if stored.rejected and "events" not in body:
+            return _refused_event(stored.rejected[0])
+        return answer(stored, stopwatch)
+
+
+def _refused_event(refused: api.RejectedEvent) -> Response:
+    """An event sent alone has nothing to be listed beside: it is answered as a problem."""
+    conflict = refused.reason == "event_id_conflict"
+    status, title, slug = (409, "Conflict", "conflict") if conflict else (422, "Request does not meet the contract", "contract")
+    return problems.ProblemResponse(status, title, slug, refused.detail, errors=[{"field": refused.reason, "detail": refused.detail}])
 
 
 def _add_operations(app: FastAPI, service: Service) -> None:
@@ -239,8 +255,16 @@ def _add_handlers(app: FastAPI) -> None:
         return problems.internal_error()  # Starlette raises it again, and `Boundary` logs it
 
     @app.exception_handler(HTTPException)
-    async def framework(_: Request, exc: HTTPException) -> Response:
-        return problems.from_http(exc.status_code, str(exc.detail), exc.headers)
+    async def framework(request: Request, exc: HTTPException) -> Response:
+        headers = dict(exc.headers or {})
+        if exc.status_code == 405:  # the framework names the methods of one of the path's routes only
+            headers["Allow"] = ", ".join(sorted(_methods(app, request.url.path)))
+        return problems.from_http(exc.status_code, str(exc.detail), headers)
+
+
+def _methods(app: FastAPI, path: str) -> set[str]:
+    """The methods of all routes of a path."""
+    return {method for route in app.routes if isinstance(route, Route) and route.path_regex.match(path) for method in route.methods or ()}
 
 
 def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
@@ -252,6 +276,10 @@ def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
             _, definitions = models_json_schema(_DOCUMENTED, ref_template="#/components/schemas/{model}")
             components = schema.setdefault("components", {})
             components["schemas"] = definitions["$defs"]
+            # Checked one by one, so the batch itself may hold anything; more than 1000 is answered 413 rather than 422.
+            batch = components["schemas"]["EventBatch"]["properties"]["events"]
+            batch["items"] = {"description": "An `EventIn`. One that is not is listed in `rejected`; the others are taken."}
+            batch.pop("maxItems", None)
             components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
             for path in schema["paths"].values():
                 for operation in path.values():

@@ -128,7 +128,7 @@ async def test_unknown_paths_and_methods_are_problems(api) -> None:
     is_problem(await api.http.get("/nowhere"), 404)
     answer = await api.http.delete(RECOMMENDATIONS)
     is_problem(answer, 405)
-    assert "POST" in answer.headers["allow"] or "GET" in answer.headers["allow"]
+    assert answer.headers["allow"] == "GET, POST"
 
 
 async def test_bad_query_parameters_name_the_parameter(api) -> None:
@@ -199,6 +199,16 @@ async def test_one_bad_event_fails_alone(api) -> None:
     )
     assert body["accepted"] == 2
     assert [r["index"] for r in body["rejected"]] == [1, 2, 3]
+
+
+async def test_event_sent_alone_is_refused_as_a_problem(api) -> None:
+    good = {"eventId": "solo", "customerId": "c", "eventType": "app_open"}
+    assert (await api.http.post("/api/v1/events", json=good)).json()["accepted"] == 1
+    assert (await api.http.post("/api/v1/events", json=good)).json()["duplicates"] == 1
+    is_problem(await api.http.post("/api/v1/events", json={**good, "channel": "app"}), 409)
+    body = is_problem(await api.http.post("/api/v1/events", json={**good, "eventType": "purchase"}), 422)
+    assert body["errors"][0]["field"] == "amount_missing"
+    is_problem(await api.http.post("/api/v1/events", json={}), 422)
 
 
 async def test_event_bodies_of_another_form_are_refused(api) -> None:
