@@ -7,7 +7,6 @@ import json
 from typing import Any, Literal
 
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
 
 from contracts.settings import StackSettings, settings_config
 
@@ -17,9 +16,9 @@ _NOT_IN_FINGERPRINT = frozenset({"tracking_uri", "devices", "accelerator", "thre
 class TrainSettings(StackSettings):
     """Everything that decides what a training run gives; logged with the run and stored in its artifacts."""
 
-    model_config: SettingsConfigDict = settings_config("REGULARS_TRAIN_")
+    model_config = settings_config("REGULARS_TRAIN_")
 
-    epochs: int = Field(6, ge=1, le=1000, description="most passes over the training examples")
+    epochs: int = Field(4, ge=1, le=1000, description="most passes over the training examples")
     patience: int = Field(2, ge=1, description="epochs without a better validation NDCG@10 before training stops")
     batch_size: int = Field(256, ge=2, description="queries a step and process")
     max_examples: int = Field(40_000, ge=1, description="training queries kept, sampled with the seed")

@@ -1,9 +1,10 @@
 """From the warehouse to training queries.
 
-A *query* is one customer at one moment with the rewards redeemed at that moment (a basket of several is one query; times within the same
-second are one moment). Its inputs are what was known strictly before its as-of time, `lead_s` (a minute) earlier: a recommendation must be
-there before the till, and some sources write the purchase that completes an offer a microsecond before its redemption. Queries are cut by time into train | validation | test, for each business at its own cut-offs;
-nothing after the train cut-off enters training: no query, no token, no count.
+A *query* is one customer at one moment with the rewards redeemed at that moment (a basket of several is one query; times within the
+same second are one moment). Its inputs are what was known strictly before its as-of time, `lead_s` (a minute) before the moment: a
+recommendation must be there before the till, and some sources write the purchase that completes an offer a microsecond before its
+redemption. Queries are cut by time into train | validation | test, for each business at its own cut-offs; nothing after the train
+cut-off enters training: no query, no token, no count.
 
 Letters: Q queries, N rewards of the catalogue (all businesses), B batch, P positives, S rewards seen before.
 """

@@ -1,6 +1,7 @@
 """The two-tower model, whole. Plain operations, so that each tower exports to ONNX with a dynamic batch.
 
-Letters: B batch, T steps (50), F features (44), A attributes (12), W width, R newest steps (8), H heads, D embedding dim (64), V vocabulary.
+Letters: B batch, T steps (50), R newest steps (8), F features (44), A attributes (12), W width, H heads, D embedding dim (64),
+V vocabulary.
 
 A score is the dot product of two vectors of length 1, so everything that a reward brings (its popularity too) is in its vector and
 FAISS can search it. The two towers share the token table: a reward that the customer touched and the same reward in the catalogue start

@@ -31,6 +31,15 @@ class Recommender(pl.LightningModule):
         steps: optimiser steps of the whole run, for the learning rate.
     """
 
+    item_ids: Tensor
+    attributes: Tensor
+    texts: Tensor
+    item_business: Tensor
+    valid_from: Tensor
+    valid_to: Tensor
+    draw: Tensor
+    in_batch: Tensor
+
     def __init__(self, config: ModelConfig, settings: TrainSettings, catalogue: Catalogue, popularity: np.ndarray, steps: int) -> None:
         super().__init__()
         self.settings, self.steps = settings, steps

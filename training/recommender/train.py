@@ -80,16 +80,19 @@ class Keeper(pl.Callback):
             raise Interrupted
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        values = {k: float(trainer.callback_metrics[k]) for k in ("train_loss", "val_ndcg") if k in trainer.callback_metrics}
+        values: dict[str, float] = {
+            k: float(trainer.callback_metrics[k]) for k in ("train_loss", "val_ndcg") if k in trainer.callback_metrics
+        }
         score = values.get("val_ndcg", 0.0)
         self.bad = 0 if score > self.best else self.bad + 1
+        assert isinstance(pl_module, Recommender)  # noqa: S101 - only ours are trained here
+        model = pl_module.model
         if score > self.best:
             self.best = score
             if trainer.is_global_zero:
-                assert isinstance(pl_module, Recommender)  # noqa: S101 - only ours are trained here
-                _replace(self.folder / BEST, lambda path: torch.save(_weights(pl_module.model), path))
+                _replace(self.folder / BEST, lambda path: torch.save(_weights(model), path))
         seconds = round(time.monotonic() - self.started, 3)
-        self.history.append({"epoch": float(trainer.current_epoch), **values, "seconds": seconds, "scale": float(pl_module.model.scale.detach())})  # type: ignore[operator, union-attr]
+        self.history.append({"epoch": float(trainer.current_epoch), **values, "seconds": seconds, "scale": float(model.scale.detach())})
         if self.bad >= self.patience:
             trainer.should_stop = True
         self._save(trainer)
@@ -212,9 +215,9 @@ def _prepare(
         callbacks=[Bar(console, settings.epochs, keeper), keeper], logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False, default_root_dir=folder,
     )  # fmt: skip
-    place = {"rank": trainer.global_rank, "world": trainer.world_size}
-    train = data.BatchLoader(dataset.train, settings.batch_size, settings.seed, True, settings.max_positives, **place)
-    validation = data.BatchLoader(dataset.validation, 2 * settings.batch_size, **place)
+    rank, world = trainer.global_rank, trainer.world_size
+    train = data.BatchLoader(dataset.train, settings.batch_size, settings.seed, True, settings.max_positives, rank=rank, world=world)
+    validation = data.BatchLoader(dataset.validation, 2 * settings.batch_size, rank=rank, world=world)
     popularity = np.bincount(dataset.train.items, minlength=len(dataset.catalogue)).astype(np.float64)
     config = ModelConfig(
         len(dataset.vocabulary), KIND_COUNT, settings.width, settings.heads, settings.layers, settings.dropout, settings.id_dropout
