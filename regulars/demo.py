@@ -23,6 +23,7 @@ from regulars.common import DEFAULT_HOME, HomeOption, console
 
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 60.0
+INTERRUPTED = 130
 
 
 @dataclass
@@ -51,6 +52,7 @@ def demo(
     """Generate a loyalty programme, train, export, serve it and ask for recommendations; then stop. First run minutes, then seconds."""
     steps: list[Step] = []
     paths = Home(home)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def step(name: str, what: str, act: Callable[[], Any]) -> Any:
         console.rule(f"[bold]{name}[/] {what}", align="left")
@@ -109,23 +111,33 @@ def _command(home: Path, *arguments: str) -> list[str]:
 
 
 def _run(home: Path, *arguments: str) -> None:
-    done = subprocess.run(_command(home, *arguments), check=False)
-    if done.returncode == 130:
+    process = subprocess.Popen(_command(home, *arguments))
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        _stop(process)  # it was interrupted with us, or is now: it gets the time to leave a checkpoint
+        raise
+    if code == INTERRUPTED:
         raise KeyboardInterrupt
-    if done.returncode:
-        raise typer.Exit(done.returncode)
+    if code:
+        raise typer.Exit(code)
 
 
 def _start(home: Path, port: int) -> subprocess.Popen[bytes]:
     record = Home(home).run / "serve.json"
+    record.unlink(missing_ok=True)
     process = subprocess.Popen(_command(home, "serve", "--port", str(port)))
     deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise typer.Exit(process.returncode or 1)
-        if record.is_file() and orjson.loads(record.read_bytes()).get("ready"):
-            return process
-        time.sleep(0.2)
+    try:
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise typer.Exit(process.returncode or 1)
+            if record.is_file() and orjson.loads(record.read_bytes()).get("ready"):
+                return process
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        _stop(process)
+        raise
     _stop(process)
     raise UpstreamError(
         f"the stack was not ready within {START_TIMEOUT_S:.0f} s. Look into {record.parent} for its logs, then run it alone: regulars serve"
