@@ -106,16 +106,17 @@ def _has_model(paths: Home) -> bool:
     return True
 
 
-def _command(home: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "regulars", *arguments, "--home", str(home)]
+def _child(home: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """A command of ours in a session of its own: Ctrl-C reaches it once, through us."""
+    return subprocess.Popen([sys.executable, "-m", "regulars", *arguments, "--home", str(home)], start_new_session=True)
 
 
 def _run(home: Path, *arguments: str) -> None:
-    process = subprocess.Popen(_command(home, *arguments))
+    process = _child(home, *arguments)
     try:
         code = process.wait()
     except KeyboardInterrupt:
-        _stop(process)  # it was interrupted with us, or is now: it gets the time to leave a checkpoint
+        _stop(process)  # gets the time to leave a checkpoint
         raise
     if code == INTERRUPTED:
         raise KeyboardInterrupt
@@ -126,7 +127,7 @@ def _run(home: Path, *arguments: str) -> None:
 def _start(home: Path, port: int) -> subprocess.Popen[bytes]:
     record = Home(home).run / "serve.json"
     record.unlink(missing_ok=True)
-    process = subprocess.Popen(_command(home, "serve", "--port", str(port)))
+    process = _child(home, "serve", "--port", str(port))
     deadline = time.monotonic() + START_TIMEOUT_S
     try:
         while time.monotonic() < deadline:
