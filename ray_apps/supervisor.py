@@ -23,6 +23,7 @@ from ray_apps.host import SUBREAPER, haproxy_wrapper, prctl, ray_environment
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 STOP_S = 12.0
+LONGEST_TEMPORARY = 15
 
 
 class RayHost:
@@ -35,7 +36,7 @@ class RayHost:
 
     def __init__(self, logs: Path, environment: Mapping[str, str] | None = None) -> None:
         self.logs = logs
-        self.run = Path(tempfile.mkdtemp(prefix="rg-"))  # short: Ray's socket paths must stay below 107 bytes
+        self.run = Path(tempfile.mkdtemp(prefix="rg-", dir=short_folder(tempfile.gettempdir())))
         self._environment = ray_environment(self.run, os.environ if environment is None else environment)
         self._lines: queue.Queue[dict[str, Any]] = queue.Queue()
         self._process: subprocess.Popen[str] | None = None
@@ -126,6 +127,11 @@ class RayHost:
                 found = json.loads(line)
                 if isinstance(found, dict):
                     self._lines.put(found)
+
+
+def short_folder(folder: str) -> str:
+    """The folder, or /tmp where its path is too long for the sockets that Ray and HAProxy make in it."""
+    return folder if len(folder) <= LONGEST_TEMPORARY else "/tmp"  # noqa: S108 - a private folder is made in it
 
 
 def _family(pid: int) -> list[psutil.Process]:
