@@ -65,3 +65,21 @@ def application(args: dict[str, Any]) -> serve.Application:
     bound = settings.max_ongoing_requests + settings.max_queued_requests + 64
     deployment = Ingress.options(num_replicas=settings.replicas, max_ongoing_requests=bound)  # type: ignore[attr-defined]
     return deployment.bind(settings.model_dump(mode="json"))  # type: ignore[no-any-return]
+
+
+def noop_application() -> serve.Application:
+    """A FastAPI route that does nothing, in a replica of its own: what Ray Serve and HAProxy cost by themselves."""
+    from fastapi import FastAPI
+
+    app = FastAPI()
+
+    @app.post("/")
+    async def noop() -> dict[str, bool]:
+        return {"ok": True}
+
+    @serve.deployment(name="Noop", ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=256)
+    @serve.ingress(app)
+    class Noop:
+        """Nothing."""
+
+    return Noop.bind()  # type: ignore[attr-defined]

@@ -25,9 +25,8 @@ PDEATHSIG, SUBREAPER = 1, 36
 APPLICATION = "regulars"
 PROXY = "p"
 """Folder of HAProxy's files within a run's; short, since Ray adds 56 characters and a socket's path may have 97."""
+# HAProxy answers a request that is not HTTP (400) with a page of its own, whatever is configured.
 RESPONSES = {
-    400: ("Bad Request", "malformed", "This is not a valid HTTP request. Check its headers, 16 KiB at most.", ""),
-    408: ("Request Timeout", "request-timeout", "The request did not arrive in time. Send it again.", ""),
     502: ("Service Unavailable", "upstream", "The service closed the connection. Try again after Retry-After.", "Retry-After: 1\r\n"),
     503: ("Service Unavailable", "upstream", "No replica is ready. Try again after Retry-After.", "Retry-After: 1\r\n"),
     504: ("Service Unavailable", "upstream-timeout", "No answer in time. Try again after Retry-After.", "Retry-After: 1\r\n"),
@@ -134,7 +133,7 @@ _ALL_INTERFACES = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PO
 
 def _canned_file(folder: Path, status: int) -> Path:
     title, slug, detail, header = RESPONSES[status]
-    shown = 503 if status > 500 else status
+    shown = 503
     body = json.dumps(
         {"type": f"https://regulars.invalid/problems/{slug}", "title": title, "status": shown, "detail": detail, "instance": "/"}
     )

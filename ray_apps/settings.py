@@ -49,6 +49,7 @@ class ServeSettings(StackSettings):
     landing_interval_s: float = Field(60.0, gt=0, le=86_400, description="Pause between two landings of the inbox in the warehouse.")
     start_timeout_s: float = Field(180.0, gt=0, le=3600)
     object_store_mb: int = Field(100, ge=80, le=65_536)
+    noop_route: bool = Field(False, description="Also serve /noop, which does nothing: the floor that benchmarks compare with.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @property

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -24,10 +25,10 @@ SHM = Path("/dev/shm")
 START_S, STOP_S = 240.0, 60.0
 
 
-def regulars(home: Path, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+def regulars(home: Path, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run one command to its end."""
     command = [sys.executable, "-m", "regulars", *arguments, "--home", str(home)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT, check=False, **more)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT, check=False, env=os.environ | (environment or {}))
 
 
 @dataclass
@@ -102,6 +103,12 @@ def wait_ready(served: Served) -> Served:
         time.sleep(0.1)
     served.stop()
     raise AssertionError("serve was not ready in time")
+
+
+@pytest.fixture(scope="session")
+def tools() -> SimpleNamespace:
+    """`regulars`, `begin` and `wait_ready`, for tests that start a stack of their own."""
+    return SimpleNamespace(regulars=regulars, begin=begin, wait_ready=wait_ready)
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections import Counter
-from importlib import util
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import httpx
 import orjson
@@ -20,18 +18,6 @@ import pytest
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 RECOMMENDATIONS = "/api/v1/ml/recommendations"
 KNOWN = [f"cust-{n:06d}" for n in range(1, 40)]
-
-
-@pytest.fixture(scope="module")
-def tools() -> ModuleType:
-    """The conftest beside this file: `begin` and `wait_ready`."""
-    spec = util.spec_from_file_location("e2e_conftest", Path(__file__).with_name("conftest.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 class Load:
@@ -119,7 +105,7 @@ def test_replica_that_dies_is_replaced(stack) -> None:
 
 
 @pytest.mark.parametrize("after_s", [0.5, 6.0, 14.0])
-def test_interrupted_start_leaves_nothing(trained_home: Path, tmp_path: Path, tools: ModuleType, after_s: float) -> None:
+def test_interrupted_start_leaves_nothing(trained_home: Path, tmp_path: Path, tools: SimpleNamespace, after_s: float) -> None:
     home = tmp_path / "home"
     for name in ("warehouse", "models"):
         shutil.copytree(trained_home / name, home / name)

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import orjson
 import pytest
-
-from tests_e2e import begin, regulars, wait_ready
 
 pytestmark = [pytest.mark.e2e, pytest.mark.realdata, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("name", ["starbucks_rewards", "online_retail_ii"])
-def test_imported_history_is_trained_served_and_answered(name: str, realdata: Path, tmp_path: Path) -> None:
+def test_imported_history_is_trained_served_and_answered(name: str, realdata: Path, tmp_path: Path, tools: SimpleNamespace) -> None:
     home = tmp_path / "home"
     small = {"REGULARS_TRAIN_MAX_EXAMPLES": "6000", "REGULARS_TRAIN_MAX_TEST": "1000", "REGULARS_TRAIN_MAX_VALIDATION": "300"}
     for arguments in (("data", "import", name, "--from", str(realdata / name)), ("train", "recommender", "--epochs", "2"), ("export",)):
-        done = regulars(home, *arguments, environment=small)
+        done = tools.regulars(home, *arguments, environment=small)
         assert done.returncode == 0, done.stderr
-    known = orjson.loads(regulars(home, "data", "info", "--json").stdout)
-    served = wait_ready(begin(home))
+    known = orjson.loads(tools.regulars(home, "data", "info", "--json").stdout)
+    served = tools.wait_ready(tools.begin(home))
     try:
         assert served.record["clock"] == "warehouse"  # the history is years old: without it all would be stale
         customer = _a_customer(home)
