@@ -26,11 +26,12 @@ APPLICATION = "regulars"
 PROXY = "p"
 """Folder of HAProxy's files within a run's; short, since Ray adds 56 characters and a socket's path may have 97."""
 # HAProxy answers a request that is not HTTP (400) with a page of its own, whatever is configured.
-RESPONSES = {
-    502: ("Service Unavailable", "upstream", "The service closed the connection. Try again after Retry-After.", "Retry-After: 1\r\n"),
-    503: ("Service Unavailable", "upstream", "No replica is ready. Try again after Retry-After.", "Retry-After: 1\r\n"),
-    504: ("Service Unavailable", "upstream-timeout", "No answer in time. Try again after Retry-After.", "Retry-After: 1\r\n"),
+UNAVAILABLE = {
+    502: ("upstream", "The service closed the connection. Try again after Retry-After."),
+    503: ("upstream", "No replica is ready. Try again after Retry-After."),
+    504: ("upstream-timeout", "No answer in time. Try again after Retry-After."),
 }
+"""What HAProxy says by itself, always as 503."""
 
 
 def prctl(option: int, value: int) -> None:
@@ -117,7 +118,7 @@ def haproxy_wrapper(run: Path, environment: Mapping[str, str]) -> Path:
 
     (run / PROXY).mkdir(parents=True, exist_ok=True)
     edits = [f"s#^( *bind )[*]?:{environment[name]}$#\\1127.0.0.1:{environment[name]}#" for name in _ALL_INTERFACES]
-    canned = "".join(f"\\n    errorfile {status} {_canned_file(run / PROXY, status)}" for status in RESPONSES)
+    canned = "".join(f"\\n    errorfile {status} {_canned_file(run / PROXY, status)}" for status in UNAVAILABLE)
     edits += ["/^ *errorfile /d", f"s#^defaults$#defaults{canned}#"]
     script = "\n".join(
         ["#!/bin/sh", "sed -E -i \\", *(f"  -e '{edit}' \\" for edit in edits), '  "$3"', f'exec "{get_haproxy_binary()}" "$@"', ""]
@@ -132,17 +133,17 @@ _ALL_INTERFACES = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PO
 
 
 def _canned_file(folder: Path, status: int) -> Path:
-    title, slug, detail, header = RESPONSES[status]
-    shown = 503
+    slug, detail = UNAVAILABLE[status]
+    title = "A part of the service is unavailable"
     body = json.dumps(
-        {"type": f"https://regulars.invalid/problems/{slug}", "title": title, "status": shown, "detail": detail, "instance": "/"}
+        {"type": f"https://regulars.invalid/problems/{slug}", "title": title, "status": 503, "detail": detail, "instance": "/"}
     )
-    text = (
-        f"HTTP/1.1 {shown} {title}\r\nContent-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
-        f"Cache-Control: no-cache\r\n{header}Connection: close\r\n\r\n{body}"
-    )
+    head = (
+        "HTTP/1.1 503 Service Unavailable", "Content-Type: application/problem+json", f"Content-Length: {len(body)}", "Cache-Control: no-cache",
+        "Retry-After: 1", "Connection: close",
+    )  # fmt: skip
     path = folder / f"{status}.http"
-    path.write_bytes(text.encode())
+    path.write_bytes("\r\n".join([*head, "", body]).encode())
     return path
 
 
