@@ -64,7 +64,7 @@ def application(args: dict[str, Any]) -> serve.Application:
     # Ray's own bound lies above ours: ours answers with a problem document and Retry-After.
     bound = settings.max_ongoing_requests + settings.max_queued_requests + 64
     deployment = Ingress.options(num_replicas=settings.replicas, max_ongoing_requests=bound)  # type: ignore[attr-defined]
-    return deployment.bind(settings.model_dump(mode="json"))  # type: ignore[no-any-return]
+    return deployment.bind(settings.model_dump(mode="json"))
 
 
 def noop_application() -> serve.Application:

@@ -206,7 +206,7 @@ class Stack:
     def _materialize(self, warehouse: Warehouse, url: str) -> int:
         """Fill the online store unless it holds this very state of the warehouse; returns customers written, 0 when it did."""
         mark = self.home.run / MATERIALIZED
-        # A run that was killed may have landed rows without moving the marker: land first, or they would count in the states and in the inbox.
+        # A killed run may have landed rows without moving the marker: land first, or they count in the states and in the inbox.
         watermark = asyncio.run(_land(url, warehouse))
         wanted = {"data_version": warehouse.data_version(), "online": OnlineSettings.load().public(), "watermark": watermark}
         with suppress(OSError, ValueError):
