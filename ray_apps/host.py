@@ -139,9 +139,13 @@ def _canned_file(folder: Path, status: int) -> Path:
         {"type": f"https://regulars.invalid/problems/{slug}", "title": title, "status": 503, "detail": detail, "instance": "/"}
     )
     head = (
-        "HTTP/1.1 503 Service Unavailable", "Content-Type: application/problem+json", f"Content-Length: {len(body)}", "Cache-Control: no-cache",
-        "Retry-After: 1", "Connection: close",
-    )  # fmt: skip
+        "HTTP/1.1 503 Service Unavailable",
+        "Content-Type: application/problem+json",
+        f"Content-Length: {len(body)}",
+        "Cache-Control: no-cache",
+        "Retry-After: 1",
+        "Connection: close",
+    )
     path = folder / f"{status}.http"
     path.write_bytes("\r\n".join([*head, "", body]).encode())
     return path
@@ -159,7 +163,11 @@ def start_ray(run: Path, object_store_mb: int) -> None:
     from ray._private import parameter
 
     # The agent's port is no argument of ray.init, and two stacks on one machine must not share the default.
-    parameter.RayParams = functools.partial(parameter.RayParams, dashboard_agent_listen_port=free_ports(1)[0], include_log_monitor=False)  # type: ignore[misc,assignment]
+    parameter.RayParams = functools.partial(  # type: ignore[misc,assignment]
+        parameter.RayParams,
+        dashboard_agent_listen_port=free_ports(1)[0],
+        include_log_monitor=False,  # type: ignore[arg-type]
+    )
     ray.init(
         num_cpus=max(4, os.cpu_count() or 1),
         num_gpus=0,

@@ -116,7 +116,7 @@ def _takes(*models: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}, "security": [{"bearer": []}]}
 
 
-_SECURED = {"security": [{"bearer": []}]}
+_SECURED: dict[str, Any] = {"security": [{"bearer": []}]}
 _DOCUMENTED: tuple[tuple[type[BaseModel], Any], ...] = (
     (api.RecommendationRequest, "validation"),
     (api.FeedbackRequest, "validation"),
