@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -75,7 +76,7 @@ class Keeper(pl.Callback):
         self.best, self.bad, self.history = state_dict["best"], state_dict["bad"], list(state_dict["history"])
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.stop.is_set():
+        if self._asked(trainer):
             self._save(trainer)
             raise Interrupted
 
@@ -96,8 +97,13 @@ class Keeper(pl.Callback):
         if self.bad >= self.patience:
             trainer.should_stop = True
         self._save(trainer)
-        if self.stop.is_set():
+        if self._asked(trainer):
             raise Interrupted
+
+    def _asked(self, trainer: pl.Trainer) -> bool:
+        """Whether any process was asked to stop: all have to write the checkpoint at the same step."""
+        asked = self.stop.is_set()
+        return asked if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(asked, all=False))
 
     def _save(self, trainer: pl.Trainer) -> None:
         temporary = self.folder / f"{LAST}.tmp"
@@ -194,6 +200,8 @@ def fit(dataset: data.Dataset, settings: TrainSettings, folder: Path, console: C
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch")  # advice on loaders, devices and logging
         trainer.fit(module, *loaders, ckpt_path=str(last) if resumed else None, weights_only=True)
+    if not trainer.is_global_zero:
+        raise SystemExit(0)  # the first process evaluates and records
     model = TwoTower(module.model.config)
     model.load_state_dict(torch.load(folder / BEST, weights_only=True, map_location="cpu"))
     return Fitted(model.eval(), keeper.history, resumed)
@@ -248,7 +256,9 @@ def train_recommender(home: Home, settings: TrainSettings, embed: Embed, console
     warehouse = Warehouse(home.warehouse)
     version = warehouse.data_version()
     folder = home.mlruns / "unfinished" / settings.fingerprint(version)
-    if fresh:
+    main = getattr(rank_zero_only, "rank", 0) in (None, 0)  # Lightning starts the other DDP processes with this same command
+    console.quiet = console.quiet or not main
+    if fresh and main:
         shutil.rmtree(folder, ignore_errors=True)
     connection = warehouse.connect()
     table = data.load_catalogue(connection)
