@@ -3,6 +3,7 @@
 #   scripts/setup.sh [--dev]      --dev adds what the tests, linters and benchmarks need
 # Installs the system packages that cannot be done without (Debian, Ubuntu). Does nothing when all is in place.
 set -euo pipefail
+export PIP_DISABLE_PIP_VERSION_CHECK=1
 cd "$(dirname "$0")/.."
 groups=""; [ "${1:-}" = "--dev" ] && groups="dev"
 
