@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,7 +80,7 @@ def demo(
     server = step("serve", "Triton and Ray Serve, until the first answer", lambda: _start(home, port))
     try:
         for title, customer in _three_customers(paths):
-            step("recommend", f"{title} ({customer})", lambda c=customer: _run(home, "recommend", c))
+            step("recommend", f"{title} ({customer})", partial(_run, home, "recommend", customer))
     finally:
         step("stop", "every process this started", lambda: _stop(server))
     _summary(steps, home)
