@@ -52,7 +52,7 @@ class TrainSettings(StackSettings):
     seed: int = Field(7, ge=0)
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = Field(1, ge=1, description="processes; more than one trains with DDP")
-    threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves its own choice")
+    threads: int = Field(0, ge=0, description="CPU threads of torch; 0 takes one less than the cores, 4 at most")
     tracking_uri: str | None = Field(None, description="an MLflow server; None keeps runs in SQLite under the home folder")
 
     def fingerprint(self, data_version: str) -> str:
