@@ -164,9 +164,9 @@ def _three_customers(paths: Home) -> list[tuple[str, str]]:
         SELECT customer_id FROM events WHERE event_type = 'redemption' GROUP BY customer_id ORDER BY count(*) DESC, customer_id
         LIMIT 1 OFFSET 100"""
     newcomer = """
-        SELECT c.customer_id FROM customers c LEFT JOIN events e USING (business_id, customer_id)
-        WHERE c.joined_at IS NOT NULL GROUP BY c.customer_id, c.joined_at HAVING count(e.event_id) <= 6
-        ORDER BY c.joined_at DESC, c.customer_id LIMIT 1"""
+        WITH acts AS (SELECT business_id, customer_id FROM events UNION ALL SELECT business_id, customer_id FROM transactions)
+        SELECT customer_id FROM customers JOIN acts USING (business_id, customer_id)
+        GROUP BY customer_id, joined_at HAVING count(*) BETWEEN 2 AND 4 ORDER BY joined_at DESC, customer_id LIMIT 1"""
     found: list[tuple[str, str]] = []
     with Warehouse(paths.warehouse).connect() as db:
         for title, query in (("a regular", regular), ("a newcomer", newcomer)):

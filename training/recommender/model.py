@@ -65,7 +65,7 @@ class Standardise(nn.Module):
 class SelfAttention(nn.Module):
     """Pre-norm self-attention and a feed-forward layer over (B, T, W), asked by the newest R steps only.
 
-    The last layer needs no more than a few steps' states: asking with 8 of 50 steps makes a training step about three times as fast.
+    The last layer needs no more than a few steps' states: asking with 8 of 50 steps makes a training step in about two thirds of the time.
     """
 
     def __init__(self, config: ModelConfig) -> None:
