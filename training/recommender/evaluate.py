@@ -3,6 +3,7 @@
 Every query is scored against the whole catalogue of its business that was valid then; nothing is sampled. Simultaneous redemptions are
 one query. Intervals are over customers. The baselines: `popularity`, redemptions in the training period; `recent_popularity`,
 redemptions in the 30 days before the day of the query, which knows more than the model does (the model stops at the train cut-off).
+`as_served` is the order of the endpoint: by calibrated probability, which also weighs how popular a reward was before the test slice.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from contracts.bundle import Calibration
 from training import metrics
 from training.recommender.data import DAY_S, Dataset, Queries
 from training.recommender.model import TwoTower
 
 TOP = 10
 RECENT_DAYS = 30
-MODEL, POPULARITY, RECENT = "two_tower", "popularity", "recent_popularity"
+MODEL, SERVED, POPULARITY, RECENT = "two_tower", "as_served", "popularity", "recent_popularity"
 METRICS = ("ndcg@10", "recall@10", "mrr")
 
 
@@ -67,13 +69,23 @@ def training_counts(dataset: Dataset) -> np.ndarray:
     return dataset.log.counts(len(dataset.catalogue), np.full_like(cuts.begin, -np.inf), cuts.validation_from)
 
 
-def evaluate(model: TwoTower, dataset: Dataset, resamples: int, seed: int) -> dict[str, Any]:
+def evaluate(
+    model: TwoTower,
+    dataset: Dataset,
+    resamples: int,
+    seed: int,
+    calibration: Calibration | None = None,
+    log_share: np.ndarray | None = None,
+) -> dict[str, Any]:
     """Metrics of the model and the baselines on the test slice.
+
+    Args:
+        calibration, log_share: what the endpoint orders by, float64 (N,) as in `Calibration`; without them no `as_served`.
 
     Returns:
         JSON-ready: for each method the metrics with intervals; `lift`, the paired difference and ratio of NDCG@10 to each baseline.
     """
-    values = {name: np.concatenate(parts) for name, parts in _values(model, dataset).items()}
+    values = {name: np.concatenate(parts) for name, parts in _values(model, dataset, calibration, log_share).items()}
     names = list(values)
     stacked = np.concatenate([values[n] for n in names], axis=1)  # (Q, methods * metrics)
     means = stacked.mean(axis=0)
@@ -96,12 +108,15 @@ def _lift(means: np.ndarray, draws: np.ndarray, model: int, baseline: int) -> di
     return {"difference": difference.as_dict(), "ratio": ratio.as_dict(), "better": difference.low > 0}
 
 
-def _values(model: TwoTower, dataset: Dataset) -> dict[str, list[np.ndarray]]:
+def _values(
+    model: TwoTower, dataset: Dataset, calibration: Calibration | None, log_share: np.ndarray | None
+) -> dict[str, list[np.ndarray]]:
     catalogue, test = dataset.catalogue, dataset.test
     users = user_vectors(model, test)
     items = item_vectors(model, catalogue.item_ids, catalogue.attributes, catalogue.text_vectors)
     counts, recent = training_counts(dataset), RecentCounts(dataset)
-    out: dict[str, list[np.ndarray]] = {MODEL: [], POPULARITY: [], RECENT: []}
+    served = [SERVED] if calibration is not None and log_share is not None else []
+    out: dict[str, list[np.ndarray]] = {name: [] for name in (MODEL, *served, POPULARITY, RECENT)}
     for index in _chunks(len(test), 1_000):
         candidates, relevant = test.candidates(catalogue, index), test.relevant(index, len(catalogue))
         scores = {
@@ -109,6 +124,8 @@ def _values(model: TwoTower, dataset: Dataset) -> dict[str, list[np.ndarray]]:
             POPULARITY: np.broadcast_to(counts, candidates.shape),
             RECENT: recent.before(test.as_of[index]),
         }
+        if calibration is not None and log_share is not None:
+            scores[SERVED] = calibration.slope * scores[MODEL] + calibration.popularity * log_share
         for name, s in scores.items():
             out[name].append(_three(s, candidates, relevant))
     return out

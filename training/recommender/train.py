@@ -275,8 +275,10 @@ def train_recommender(home: Home, settings: TrainSettings, embed: Embed, console
             raise KeyboardInterrupt from None
     trained = time.monotonic() - began
     with console.status("evaluating on the test slice"):
-        result = evaluate.evaluate(fitted.model, dataset, settings.bootstrap, settings.seed)
         calibration, report = calibrate.calibrate(connection, fitted.model, dataset, settings)
+        shares = calibrate.redeemer_shares(connection, dataset.catalogue, dataset.log, dataset.cuts.test_from)[1]
+        log_share = np.log(shares + 1e-6)
+        result = evaluate.evaluate(fitted.model, dataset, settings.bootstrap, settings.seed, calibration, log_share)
     result["calibration"] = report
     result["training"] = _facts(fitted, dataset, trained)
     with console.status("recording the run"):

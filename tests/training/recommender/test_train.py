@@ -110,6 +110,17 @@ def test_sampled_softmax_learns_too(dataset: data.Dataset, settings: TrainSettin
     assert found["methods"]["two_tower"]["ndcg@10"]["value"] > found["methods"]["popularity"]["ndcg@10"]["value"]
 
 
+def test_the_served_order_is_the_models_where_popularity_weighs_nothing(
+    dataset: data.Dataset, settings: TrainSettings, tmp_path: Path, console: Console
+) -> None:
+    model = train.fit(dataset, small(settings, epochs=1), tmp_path, console).model
+    shares = np.random.default_rng(0).normal(size=len(dataset.catalogue))
+    for weight, same in ((0.0, True), (5.0, False)):
+        calibration = Calibration(slope=4.0, popularity=weight, intercept=-1.0, horizon_days=30, ece=0.0)
+        found = evaluate.evaluate(model, dataset, 100, 0, calibration, shares)["methods"]
+        assert (found["as_served"] == found["two_tower"]) is same
+
+
 def test_a_run_records_all_that_an_export_needs(
     home: Home, trained: train.TrainResult, settings: TrainSettings, dataset: data.Dataset
 ) -> None:
@@ -124,6 +135,7 @@ def test_a_run_records_all_that_an_export_needs(
     assert max(rewards["redemptions"].to_pylist()) > 10
     assert np.load(folder / "text_vectors.npy").shape == (len(dataset.catalogue), 384)
     assert json.loads((folder / "settings.json").read_text())["seed"] == settings.seed
+    assert set(trained.metrics["methods"]) == {"two_tower", "as_served", "popularity", "recent_popularity"}
     run = Registry(home).client.get_run(trained.run_id)
     assert set(run.data.tags) >= {"data_version", "code_version", "as_of"}
     assert run.data.params["width"] == "16"
