@@ -10,6 +10,7 @@ import orjson
 from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
@@ -142,7 +143,8 @@ def create_app(service: Service) -> ASGIApp:
         finally:
             await service.stop()
 
-    app = FastAPI(title=TITLE, version=VERSION, lifespan=lifespan, redoc_url=None, redirect_slashes=False)
+    # /docs with assets of our own: it also works where the net does not reach a CDN.
+    app = FastAPIOffline(title=TITLE, version=VERSION, lifespan=lifespan, redoc_url=None, redirect_slashes=False, static_url="/docs/assets")
     _add_recommendations(app, service)
     _add_events(app, service)
     _add_operations(app, service)

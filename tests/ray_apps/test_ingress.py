@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx
@@ -271,4 +272,10 @@ async def test_openapi_describes_every_route_and_resolves(api) -> None:
         assert name in schema["components"]["schemas"]
     body = schema["paths"][RECOMMENDATIONS]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body == {"$ref": "#/components/schemas/RecommendationRequest"}
-    assert (await api.http.get("/docs")).status_code == 200
+    page = await api.http.get("/docs")
+    assert page.status_code == 200
+    assets = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(assets) >= 3
+    for asset in assets:  # nothing from another host
+        assert asset.startswith("/docs/assets/"), asset
+        assert (await api.http.get(asset)).status_code == 200
