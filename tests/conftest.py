@@ -5,12 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+GPU_JOB = os.environ.get("REGULARS_REQUIRE_GPU") == "1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """On the GPU job (`make test-gpu`) a skip is a failure: it would say that nothing was checked."""
+    report = yield
+    if GPU_JOB and report.skipped and item.get_closest_marker("gpu"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped on the GPU job: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session")

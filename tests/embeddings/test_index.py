@@ -414,3 +414,18 @@ def test_importing_the_index_imports_no_torch() -> None:
     code = f"import sys, {imports}; print(sorted(set(sys.modules) & set(('torch', 'transformers'))))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["exact", "ivf"])
+def test_a_gpu_index_finds_what_exact_search_finds(kind: str) -> None:
+    if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
+        pytest.skip("FAISS sees no NVIDIA GPU here: install faiss-gpu-cu12 in place of faiss-cpu on a GPU machine")
+    rng = np.random.default_rng(3)
+    vectors, table = vectors_of(rng, 400), table_of(rng, 400, 2)
+    rules = [Filter("b0", 15.0)]
+    gpu = RewardIndex(vectors, table, IndexSettings(kind=kind, gpu=True, exact_below=0, nprobe=64))  # type: ignore[arg-type]
+    cpu = RewardIndex(vectors, table, IndexSettings(kind="exact"))
+    for user in unit(rng, 5):
+        found, expected = (index.search(user[None, :], 10, rules)[0] for index in (gpu, cpu))
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)  # ties may change places

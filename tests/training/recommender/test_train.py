@@ -206,3 +206,14 @@ def test_calibration_needs_someone_active(connection: Any, dataset: data.Dataset
     )
     with pytest.raises(ArtifactError, match="0 active customers"):
         calibrate.calibrate(connection, module.model, replace(dataset, cuts=far), settings)
+
+
+@pytest.mark.gpu
+def test_training_runs_in_mixed_precision_on_a_gpu(
+    dataset: data.Dataset, settings: TrainSettings, tmp_path: Path, console: Console
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no NVIDIA GPU here; run on a GPU machine: make test-gpu")
+    fitted = train.fit(dataset, small(settings, accelerator="gpu", epochs=3), tmp_path, console)
+    assert fitted.history[-1]["train_loss"] < fitted.history[0]["train_loss"]
+    assert all(torch.isfinite(p).all() for p in fitted.model.parameters())
