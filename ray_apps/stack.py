@@ -35,7 +35,7 @@ from ray_apps.migrations import upgrade
 from ray_apps.record import RECORD, running_record
 from ray_apps.settings import ServeSettings
 from ray_apps.store import OperationalStore
-from ray_apps.supervisor import RayHost, end_children
+from ray_apps.supervisor import RayHost
 from serving import repository
 from serving.triton import TritonServer, TritonSettings, deployed_probe
 from warehouse.store import Warehouse
@@ -166,7 +166,6 @@ class Stack:
             self._background.stop()
         if self._triton is not None:
             self._triton.stop()
-        end_children()
         if self._lock is not None:
             self._lock.close()
             self._lock = None

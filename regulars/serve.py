@@ -41,6 +41,7 @@ def serve(
     signal.signal(signal.SIGTERM, interrupt)
     from ray_apps.settings import ServeSettings
     from ray_apps.stack import Stack
+    from ray_apps.supervisor import end_children
 
     settings = ServeSettings.load(home=home, host=host, port=port, replicas=replicas, business_id=business)
     _keep_log(settings.folder.run / "logs")
@@ -59,6 +60,7 @@ def serve(
     finally:
         stopping.set()
         stack.stop()
+        end_children()  # this process is nothing but the stack's: whatever is left below it must go
     if not as_json:
         console.print("Stopped; nothing is left running.")
 

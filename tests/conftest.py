@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# Started in the background, a shell lets us inherit an ignored SIGINT; what we start must hear Ctrl-C all the same.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 GPU_JOB = os.environ.get("REGULARS_REQUIRE_GPU") == "1"
 
 
