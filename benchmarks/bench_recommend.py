@@ -199,7 +199,7 @@ async def _measure(arguments: argparse.Namespace, sample: list[str], port: int, 
     host = "127.0.0.1"
     ours = Target(OURS, host, port, [harness.http_post("/api/v1/ml/recommendations", b, host, port, headers) for b in bodies])
     base = Target(BASELINE, host, other, [harness.http_post("/recommend", b, host, other) for b in bodies])
-    noop = Target(NOOP, host, port, [harness.http_post("/noop", b, host, port) for b in bodies])
+    noop = Target(NOOP, host, port, [harness.http_post("/noop/", b, host, port) for b in bodies])
     agreement = await check_agreement(ours, base)
     console.print(f"The baseline's first choice is among our first five for {agreement:.0%} of customers.")
     blocks = await harness.alternate([ours, base, noop], LEVELS, arguments.rounds, arguments.seconds)

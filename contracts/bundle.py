@@ -20,6 +20,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from contracts.errors import ArtifactError
@@ -45,6 +46,11 @@ class Calibration(BaseModel):
         """Calibrated probability, 0..1, for one reward."""
         z = self.slope * cosine + self.popularity * math.log(redeemer_share + 1e-6) + self.intercept
         return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, z))))
+
+    def probabilities(self, cosines: np.ndarray, redeemer_shares: np.ndarray) -> np.ndarray:
+        """As `probability`, for arrays of equal shape; float64."""
+        z = self.slope * cosines.astype(np.float64) + self.popularity * np.log(redeemer_shares + 1e-6) + self.intercept
+        return 1.0 / (1.0 + np.exp(-np.clip(z, -60.0, 60.0)))
 
 
 class BundleManifest(BaseModel):

@@ -203,11 +203,9 @@ def by_model(served: Served, vector: np.ndarray, rules: Filter, count: int) -> R
         vector: float32 (1, D), L2 norm 1.
     """
     found = served.snapshot.index.search(vector, max(CANDIDATES, count), [rules])[0]
-    calibration, share = served.snapshot.calibration, served.catalogue.share
-    rows = found.rows.tolist()
-    scores = [calibration.probability(cosine, share[row]) for row, cosine in zip(rows, found.scores.tolist(), strict=True)]
-    best = sorted(range(len(rows)), key=lambda i: -scores[i])[:count]
-    return Ranked([rows[i] for i in best], [scores[i] for i in best])
+    scores = served.snapshot.calibration.probabilities(found.scores, served.snapshot.redeemer_share[found.rows])
+    best = np.argsort(-scores, kind="stable")[:count]
+    return Ranked(found.rows[best].tolist(), scores[best].tolist())
 
 
 def by_popularity(served: Served, population: Population, rules: Filter, part: str, count: int) -> Ranked:

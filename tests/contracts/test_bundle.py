@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,3 +93,13 @@ def test_a_calibrated_score_is_a_probability_however_extreme() -> None:
     assert steep.probability(1, 0) <= 1
     with pytest.raises(ValidationError, match="Extra inputs"):
         Calibration.model_validate({**CALIBRATION.model_dump(), "more": 1})
+
+
+def test_many_probabilities_are_each_the_one_of_its_reward() -> None:
+    cosines, shares = np.linspace(-1, 1, 9).astype(np.float32), np.linspace(0, 0.5, 9)
+    expected = [CALIBRATION.probability(float(c), float(s)) for c, s in zip(cosines, shares, strict=True)]
+    np.testing.assert_allclose(CALIBRATION.probabilities(cosines, shares), expected, rtol=1e-12)
+    assert CALIBRATION.model_copy(update={"slope": 1e9}).probabilities(np.array([-1.0, 1.0]), np.zeros(2)).tolist() == [
+        pytest.approx(0, abs=1e-20),
+        1.0,
+    ]
