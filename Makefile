@@ -12,7 +12,7 @@ setup:           ## both environments and the system packages they need
 setup-dev:
 	@scripts/setup.sh --dev
 
-demo: setup      ## set up, generate a programme, train, export, serve, recommend, stop (first run under 15 minutes, then under 3)
+demo: setup      ## set up, generate a programme, train, export, serve, recommend, stop (5 to 11 minutes, then under one)
 	@$(R) demo --home $(HOME_DIR)
 
 serve: setup     ## keep serving what the demo made; Ctrl-C stops
