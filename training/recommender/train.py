@@ -306,7 +306,7 @@ def _facts(fitted: Fitted, dataset: data.Dataset, seconds: float) -> dict[str, A
 def _default_threads() -> int:
     """One less than the cores, 4 at most.
 
-    Torch's threads wait for each other by spinning: with as many threads as cores and one other busy process, a step took eight times
+    Torch's threads wait for each other by spinning: with as many threads as cores and one other busy process, a step took about eight times
     as long as with one thread (measured on 2 cores). The model is too small to gain from more than 4.
     """
     return min(4, max(1, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 1))
