@@ -1,6 +1,6 @@
 """Inputs and outputs of each served model. The `config.pbtxt` files, the exporters and the clients all answer to these.
 
-Letters: B batch, T steps, F features, A attributes, D embedding dim.
+Letters: B batch, T steps, F features, A attributes, D embedding dim, P pair features.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ FEATURE_COUNT = 44  # F: customer features and context
 ATTRIBUTE_COUNT = 12  # A: numeric attributes and type of a reward
 TEXT_DIM = 384  # all-MiniLM-L6-v2
 EMBEDDING_DIM = 64  # D
+PAIR_COUNT = 40  # P: what is known of one customer and one reward together (features.pairs)
+RANKER_HEADS = ("redeem", "view")
+OFFER_TYPE_COUNT = 8  # contracts.tables.REWARD_TYPES, in that order
 
 _TRITON = {"float32": "FP32", "int64": "INT64", "int32": "INT32", "uint8": "UINT8"}
 
@@ -76,5 +79,22 @@ ITEM_TOWER = ModelSpec(
     ),
     outputs=(TensorSpec("item_vector", "float32", (EMBEDDING_DIM,)),),
     max_batch_size=1024,
+)
+RANKER = ModelSpec(
+    "ranker",  # one row a candidate: all candidates of a request are one batch
+    inputs=(
+        TensorSpec("pair_features", "float32", (PAIR_COUNT,)),
+        TensorSpec("user_vector", "float32", (EMBEDDING_DIM,)),
+        TensorSpec("item_vector", "float32", (EMBEDDING_DIM,)),
+        TensorSpec("features", "float32", (FEATURE_COUNT,)),
+    ),
+    outputs=(TensorSpec("logits", "float32", (len(RANKER_HEADS),)),),
+    max_batch_size=512,
+)
+NEXT_OFFER = ModelSpec(
+    "next_offer",
+    inputs=(TensorSpec("user_vector", "float32", (EMBEDDING_DIM,)), TensorSpec("features", "float32", (FEATURE_COUNT,))),
+    outputs=(TensorSpec("offer_logits", "float32", (OFFER_TYPE_COUNT,)),),
+    max_batch_size=256,
 )
 MODELS: dict[str, ModelSpec] = {m.name: m for m in (USER_TOWER, ITEM_TOWER)}
