@@ -97,4 +97,21 @@ NEXT_OFFER = ModelSpec(
     outputs=(TensorSpec("offer_logits", "float32", (OFFER_TYPE_COUNT,)),),
     max_batch_size=256,
 )
-MODELS: dict[str, ModelSpec] = {m.name: m for m in (USER_TOWER, ITEM_TOWER)}
+MODELS: dict[str, ModelSpec] = {m.name: m for m in (USER_TOWER, ITEM_TOWER, RANKER, NEXT_OFFER)}
+"""In the order of the request: a tensor of one name is the same tensor wherever it occurs (the towers' vectors are the ranker's inputs)."""
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference of two outputs of one model, relative to the largest value of its row where that is over 1.
+
+    Vectors of length 1 are compared as they are; logits, which may be of any size, in proportion. Infinite for other shapes and where a
+    value is not finite.
+
+    Args:
+        found, expected: (B, ...).
+    """
+    if found.shape != expected.shape:
+        return float("inf")
+    wanted = expected.astype(np.float64).reshape(len(expected), -1)
+    gap = np.abs(found.astype(np.float64).reshape(len(expected), -1) - wanted) / np.maximum(1.0, np.abs(wanted).max(axis=1, keepdims=True))
+    return float(gap.max(initial=0.0)) if np.isfinite(gap).all() else float("inf")
