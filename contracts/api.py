@@ -95,6 +95,8 @@ Metadata = Annotated[dict[str, Any], AfterValidator(_plain_json)]
 Coverage = Literal["full", "sparse", "cold_start"]
 FeedbackType = Literal["IMPRESSION", "CLICK", "CONVERSION", "NEGATIVE_FEEDBACK"]
 Role = Literal["app", "analyst", "admin"]
+Objective = Literal["redemption", "expected_value", "clv"]
+"""What the order of an answer maximises."""
 ApiEventType = Literal[API_EVENT_TYPES]  # type: ignore[valid-type]
 Channel = Literal[CHANNELS]  # type: ignore[valid-type]
 
@@ -147,6 +149,22 @@ class RecommendationRequest(Request):
     """Where and when the answer will be shown."""
     num_recommendations: Integer = Field(default=5, ge=1, le=50, examples=[5], json_schema_extra={"minimum": 1, "maximum": 50})
     """How many rewards at most."""
+    objective: Objective | None = Field(default=None, examples=["redemption"])
+    """What the order maximises: redemption (the probability), expected_value (probability x margin of the reward) or clv (margin and the
+    worth of keeping the customer). The server's setting when absent. `score` is the probability whatever the order."""
+    diversity: Number | None = Field(default=None, ge=0, le=1, examples=[0.2], json_schema_extra={"minimum": 0, "maximum": 1})
+    """0 orders by the objective alone, 1 by how unlike the rewards are to those before; the server's setting when absent."""
+
+
+class Reason(Response):
+    """Why a reward was recommended."""
+
+    code: str = Field(examples=["high_affinity_category"])
+    """Short, stable, for programs."""
+    sentence: str = Field(examples=["You redeem coffee rewards 3.0x more than other customers"])
+    """For people; its numbers are computed from the customer's own data and that of all customers."""
+    impact: float | None = Field(default=None, ge=-1, le=1, examples=[0.031])
+    """How much lower `score` would be if this were not so; absent where it was not measured."""
 
 
 class Recommendation(Response):
@@ -164,6 +182,13 @@ class Recommendation(Response):
     """One sentence computed from the customer's own data."""
     reasoning: list[str] = Field(examples=[["high_affinity_category", "time_of_day_match"]])
     """Machine-readable reasons, strongest first."""
+    reasons: list[Reason] | None = Field(
+        default=None,
+        examples=[
+            [{"code": "high_affinity_category", "sentence": "You redeem coffee rewards 3.0x more than other customers", "impact": 0.031}]
+        ],
+    )
+    """The same reasons with a sentence each, at most three: those that moved the score most."""
 
 
 class RecommendationResponse(Response):

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from contracts.api import Objective
 from contracts.paths import Home
 from contracts.settings import StackSettings, settings_config
 
@@ -43,6 +44,24 @@ class ServeSettings(StackSettings):
     max_ongoing_requests: int = Field(64, ge=1, le=4096, description="Requests that one replica works on at once.")
     max_queued_requests: int = Field(64, ge=0, le=65_536, description="Requests that wait beyond those; more are answered 503.")
     max_recommendations: int = Field(50, ge=1, le=1000)
+
+    objective: Objective = Field("redemption", description="What the order of an answer maximises; a request may ask for another.")
+    diversity: float = Field(0.0, ge=0, le=1, description="Weight of being unlike the rewards before; 0 orders by the objective alone.")
+    max_per_category: int | None = Field(None, ge=1, description="Most rewards of one category in an answer; any number when not given.")
+    max_per_type: int | None = Field(None, ge=1, description="Most rewards of one type in an answer; any number when not given.")
+    new_share: float = Field(0.0, ge=0, le=1, description="Least share of an answer for rewards that began in the last 30 days, if any.")
+    frequency_cap: int | None = Field(
+        None,
+        ge=1,
+        description="A reward shown this often within `frequency_days` without click or redemption is held back; never if not given.",
+    )
+    frequency_days: float = Field(7.0, gt=0, le=365)
+    gross_margin: float = Field(0.6, ge=0, le=1, description="Margin of a basket before the reward, share of its amount.")
+    reward_cost_share: float = Field(0.35, ge=0, le=1, description="What giving a reward costs, share of its face value.")
+    point_value: float = Field(0.01, ge=0, le=1000, description="Liability of one point, money: released when points pay for a reward.")
+    yearly_retention: float = Field(0.8, ge=0, lt=1, description="Share of customers still active a year later, for the clv objective.")
+    yearly_discount_rate: float = Field(0.1, ge=0, le=1, description="For the clv objective.")
+    retention_lift: float = Field(0.01, ge=0, le=1, description="How much one redemption raises the yearly retention; an assumption.")
 
     full_coverage_touches: int = Field(5, ge=1, description="Touches from which on the coverage is `full`; fewer is `sparse`.")
     deployed_poll_s: float = Field(1.0, gt=0, le=3600, description="Pause between two looks at deployed.json.")
