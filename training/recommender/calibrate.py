@@ -110,7 +110,7 @@ def _at(
     seen_indptr, seen = seen_before(log, catalogue.single_use, np.maximum(customer, 0), np.where(customer < 0, -np.inf, when))
     none = np.zeros(people.num_rows + 1, np.int64)
     business = np.full(people.num_rows, number)
-    queries = Queries(customer, business, when, rows, none, none[:0], seen_indptr, seen, np.ones(people.num_rows, np.float32))
+    queries = Queries(customer, business, when, rows, none, none[:0], seen_indptr, seen, np.ones(people.num_rows, np.float32), log)
     cosine = user_vectors(model, queries) @ item_vectors(model, catalogue.item_ids, catalogue.attributes, catalogue.text_vectors).T
     candidates = queries.candidates(catalogue, np.arange(len(queries)))
     labels = _labels(log, customer, moment, horizon_days, candidates.shape)

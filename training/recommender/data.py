@@ -12,7 +12,7 @@ Letters: Q queries, N rewards of the catalogue (all businesses), B batch, P posi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
@@ -29,6 +29,7 @@ from training.settings import TrainSettings
 
 DAY_S = 86_400.0
 ACTIVE_DAYS = 90
+VIEWED = """coalesce(json_extract_string(e.metadata, '$.viewed_before'), 'true') <> 'false'"""
 Progress = Callable[[int, int], None]
 
 
@@ -72,6 +73,7 @@ class Log:
         time: float64 (L,), epoch seconds. starts: int64 (C + 1,), where each customer begins.
         customers: business_id, customer_id.
         customer_business: int64 (C,), index in `Catalogue.businesses`.
+        target: bool (L,), whether a query may ask for it; the others are history only.
     """
 
     customer: np.ndarray
@@ -80,6 +82,30 @@ class Log:
     starts: np.ndarray
     customers: pa.Table
     customer_business: np.ndarray
+    target: np.ndarray
+
+    def without(self, dropped: np.ndarray) -> Log:
+        """The log less some rows, bool (L,); customers keep their numbers, also those that keep no row."""
+        kept = ~dropped
+        starts = np.concatenate([[0], np.cumsum(kept)])[self.starts]
+        return replace(
+            self, customer=self.customer[kept], item=self.item[kept], time=self.time[kept], starts=starts, target=self.target[kept]
+        )
+
+    def before(self, customer: np.ndarray, as_of: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What each customer had redeemed strictly before each moment, oldest first.
+
+        Args:
+            customer: int64 (B,), rows of `customers`. as_of: float64 (B,), epoch seconds.
+
+        Returns:
+            indptr int64 (B + 1,), items int64 and times float64: those of b are items[indptr[b]:indptr[b + 1]]. Repeats stay.
+        """
+        begin, limit = self.starts[customer], self.starts[customer + 1]
+        pairs = zip(begin.tolist(), limit.tolist(), as_of.tolist(), strict=True)
+        end = np.array([b + np.searchsorted(self.time[b:e], t) for b, e, t in pairs], dtype=np.int64)
+        index = ranges(begin, end)
+        return np.concatenate([[0], np.cumsum(end - begin)]), self.item[index], self.time[index]
 
     def counts(self, items: int, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
         """float64 (N,): redemptions of each reward in [begin, end) of its business, both float64 (businesses,)."""
@@ -98,6 +124,8 @@ class Queries:
         indptr int64 (Q + 1,), items int64: the redeemed rewards of query q are items[indptr[q]:indptr[q + 1]].
         seen_indptr, seen: likewise the single-use rewards that the customer had redeemed before; never candidates.
         weight: float32 (Q,), of the query in the loss.
+        log: the redemptions that the inputs were made from. In a split that is not by time, what the queries ask for is left out
+            of it; its customers are numbered for itself (one person may be there several times, each time with other rows left out).
     """
 
     customer: np.ndarray
@@ -109,9 +137,14 @@ class Queries:
     seen_indptr: np.ndarray
     seen: np.ndarray
     weight: np.ndarray
+    log: Log
 
     def __len__(self) -> int:
         return len(self.as_of)
+
+    def history(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the customers of some queries had redeemed before, oldest first; see `Log.before`."""
+        return self.log.before(self.customer[index], self.as_of[index])
 
     def candidates(self, catalogue: Catalogue, index: np.ndarray) -> np.ndarray:
         """bool (B, N): valid rewards of the query's business, less single-use ones that the customer had."""
@@ -156,6 +189,9 @@ class Dataset:
     test: Queries
     available: dict[str, int]
     """Queries that the history holds for each slice, before the caps."""
+    split: str = "time"
+    """How the slices were cut: `time`, `fold` (at random) or `last` (each customer's last one). Cut-offs in time mean something
+    for the first only; for the others all of them lie after the last event, and held-out rows are left out of the logs."""
 
 
 def load_catalogue(connection: duckdb.DuckDBPyConnection) -> pa.Table:
@@ -202,8 +238,14 @@ def _seconds(column: pa.ChunkedArray, missing: float) -> np.ndarray:
     return pc.fill_null(pc.divide(pc.cast(micros, pa.float64(), safe=False), 1e6), missing).to_numpy()
 
 
-def load_log(connection: duckdb.DuckDBPyConnection, table: pa.Table) -> Log:
+def load_log(
+    connection: duckdb.DuckDBPyConnection, table: pa.Table, viewed_only: bool = False, kinds: tuple[str, ...] = ("redemption",)
+) -> Log:
     """Read the redemptions of the rewards in `table`.
+
+    Args:
+        viewed_only: a redemption that its metadata call `"viewed_before": false` is history, but no target.
+        kinds: event types that are read; only redemptions are targets.
 
     Raises:
         ArtifactError: fewer than 10, too few to cut by time.
@@ -213,9 +255,11 @@ def load_log(connection: duckdb.DuckDBPyConnection, table: pa.Table) -> Log:
     )
     try:
         found = connection.sql(
-            "SELECT DISTINCT e.business_id, e.customer_id, epoch_us(e.occurred_at) / 1e6 AS time, c.item FROM events e "
+            "SELECT e.business_id, e.customer_id, epoch_us(e.occurred_at) / 1e6 AS time, c.item, "
+            f"bool_or(e.event_type = 'redemption' AND {VIEWED if viewed_only else 'true'}) AS target FROM events e "  # noqa: S608
             "JOIN catalogue_rows c ON c.business_id = e.business_id AND c.reward_id = e.reward_id "
-            "WHERE e.event_type = 'redemption' ORDER BY e.business_id, e.customer_id, time, item"
+            "WHERE list_contains($kinds, e.event_type) GROUP BY ALL ORDER BY e.business_id, e.customer_id, time, item",
+            params={"kinds": list(kinds)},
         ).to_arrow_table()
     finally:
         connection.unregister("catalogue_rows")
@@ -234,6 +278,7 @@ def load_log(connection: duckdb.DuckDBPyConnection, table: pa.Table) -> Log:
         starts=np.append(starts, found.num_rows),
         customers=found.select(["business_id", "customer_id"]).take(pa.array(starts)),
         customer_business=np.array([code[business[s]] for s in starts], dtype=np.int64),
+        target=found["target"].to_numpy(),
     )
 
 
@@ -295,26 +340,46 @@ def make_queries(
     connection: duckdb.DuckDBPyConnection, log: Log, catalogue: Catalogue, vocabulary: Vocabulary, chosen: np.ndarray,
     lead_s: float = 0.0, progress: Progress | None = None,
 ) -> Queries:  # fmt: skip
-    """Inputs and answers of the chosen groups of `moments`.
+    """Inputs and answers of the chosen groups of `moments`; the answers are the targets among them.
 
     Args:
         chosen: int64 (Q,), numbers of groups.
         lead_s: seconds from the as-of time to the redemption.
     """
     first, bounds = moments(log)
-    begin, end = bounds[chosen], bounds[chosen + 1]
+    index = ranges(bounds[chosen], bounds[chosen + 1])
+    group = np.repeat(np.arange(len(chosen)), bounds[chosen + 1] - bounds[chosen])[log.target[index]]
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=len(chosen)))])
     customer, as_of = log.customer[first[chosen]], log.time[first[chosen]] - lead_s
-    seen_indptr, seen = seen_before(log, catalogue.single_use, customer, as_of)
+    return queries_at(connection, log, catalogue, vocabulary, customer, as_of, indptr, log.item[index[log.target[index]]], progress)
+
+
+def queries_at(
+    connection: duckdb.DuckDBPyConnection, log: Log, catalogue: Catalogue, vocabulary: Vocabulary, customer: np.ndarray,
+    as_of: np.ndarray, indptr: np.ndarray, items: np.ndarray, progress: Progress | None = None, seen_log: Log | None = None,
+) -> Queries:  # fmt: skip
+    """Queries of given customers at given moments with given answers.
+
+    Args:
+        connection: its events are what the inputs are made from, and should be those of `log`.
+        customer int64 (Q,), as_of float64 (Q,), indptr int64 (Q + 1,), items int64: see `Queries`.
+        seen_log: with the customers of `log`; all that a customer has in it is seen. Without it, single-use rewards of `log` are.
+    """
+    if seen_log is None:
+        seen_indptr, seen = seen_before(log, catalogue.single_use, customer, as_of)
+    else:
+        seen_indptr, seen = seen_before(seen_log, np.ones(len(catalogue), dtype=bool), customer, as_of)
     return Queries(
         customer=customer,
         business=log.customer_business[customer],
         as_of=as_of,
         rows=asof.rows(connection, examples_table(log.customers, customer, as_of), vocabulary, progress),
-        indptr=np.concatenate([[0], np.cumsum(end - begin)]),
-        items=log.item[ranges(begin, end)],
+        indptr=indptr,
+        items=items,
         seen_indptr=seen_indptr,
         seen=seen,
-        weight=np.ones(len(chosen), np.float32),
+        weight=np.ones(len(customer), np.float32),
+        log=log,
     )
 
 
@@ -362,19 +427,24 @@ def build(
     text_vectors: np.ndarray,
     settings: TrainSettings,
     progress: Progress | None = None,
+    viewed_only: bool = False,
 ) -> Dataset:
     """Cut the history by time and read the inputs of all three slices.
+
+    Args:
+        viewed_only: see `load_log`.
 
     Raises:
         ArtifactError: too few redemptions, or a slice without any.
     """
-    log = load_log(connection, table)
+    log = load_log(connection, table, viewed_only)
     businesses = sorted(set(table["business_id"].to_pylist()))
     cuts = time_cuts(log, len(businesses), settings)
     vocabulary = known_tokens(connection, log, table, cuts, businesses)
     catalogue = build_catalogue(table, vocabulary, text_vectors)
     first, _ = moments(log)
-    when, who = log.time[first], log.customer[first]
+    asked = np.add.reduceat(log.target, first) > 0
+    when, who = np.where(asked, log.time[first], np.nan), log.customer[first]  # not a number: in no slice
     b = log.customer_business[who]
     slices = {
         "train": when < cuts.validation_from[b],
@@ -415,6 +485,7 @@ def take(queries: Queries, part: slice) -> Queries:
         seen_indptr=q.seen_indptr[begin : end + 1] - q.seen_indptr[begin],
         seen=q.seen[q.seen_indptr[begin] : q.seen_indptr[end]],
         weight=q.weight[part],
+        log=q.log,
     )
 
 
