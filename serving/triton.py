@@ -40,7 +40,7 @@ from pydantic import Field
 from contracts.bundle import MODEL_NAME, deployed_version
 from contracts.errors import ArtifactError, ConfigError, Overloaded, StackError, UpstreamError, UpstreamTimeout
 from contracts.settings import StackSettings, settings_config
-from contracts.tensors import MODELS
+from contracts.tensors import MODELS, difference
 from serving.client import BlockingTritonClient
 
 log = logging.getLogger(__name__)
@@ -104,29 +104,32 @@ class _Environment:
 
 
 def golden_probe(bundle: Path, tolerance: float = PROBE_TOLERANCE) -> Probe:
-    """A probe that sends the first golden row of each model of a bundle and compares the answer.
+    """A probe that sends the last golden row (an ordinary one; the first are extremes) of each model of a bundle and compares the answer.
 
     Args:
         bundle: a bundle's folder, named by its version, with golden.npz (one array per tensor name).
-        tolerance: largest absolute difference; wide enough for FP16 engines, far below the distance of two different vectors.
+        tolerance: largest difference (`contracts.tensors.difference`); wide enough for FP16 engines, far below the distance of two
+            different vectors.
 
     Raises:
-        ArtifactError: golden.npz is missing or unreadable.
+        ArtifactError: golden.npz is missing, unreadable or lacks a model's tensors.
     """
     try:
         with np.load(bundle / "golden.npz", allow_pickle=False) as file:
-            rows = {name: file[name][:1] for name in file.files}
-    except (OSError, ValueError) as exc:
-        raise ArtifactError(f"cannot read {bundle / 'golden.npz'}: {exc}. Build the bundle again: regulars export") from exc
+            rows = {t.name: file[t.name][-1:] for spec in MODELS.values() for t in (*spec.inputs, *spec.outputs)}
+    except (OSError, ValueError, KeyError) as exc:
+        raise ArtifactError(
+            f"cannot read {bundle / 'golden.npz'}: {exc}. Train and export again: regulars train recommender; regulars export"
+        ) from exc
 
     def probe(client: BlockingTritonClient) -> None:
         for spec in MODELS.values():
             answer = client.infer(spec, {t.name: rows[t.name] for t in spec.inputs}, bundle.name)
             for tensor in spec.outputs:
-                difference = float(np.abs(answer[tensor.name] - rows[tensor.name]).max())
-                if difference > tolerance:
+                off = difference(answer[tensor.name], rows[tensor.name])
+                if off > tolerance:
                     raise UpstreamError(
-                        f"{spec.name} version {bundle.name} is off by {difference:.2g} on its known row, at most {tolerance:g} is allowed. "
+                        f"{spec.name} version {bundle.name} is off by {off:.2g} on its known row, at most {tolerance:g} is allowed. "
                         "The model repository does not hold what the bundle says: regulars export"
                     )
 

@@ -25,6 +25,13 @@ RUN_FILES = (
     "calibration.json",
     "rewards.parquet",
     "text_vectors.npy",
+    "ranker.pt",
+    "ranker.json",
+    "ranking.json",
+    "item_stats.npz",
+    "next_offer.pt",
+    "next_offer.json",
+    "offer_types.json",
     "metrics.json",
     "settings.json",
 )

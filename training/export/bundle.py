@@ -1,4 +1,4 @@
-"""From a training run's files to a bundle (contracts/bundle.py): both towers as ONNX, parity proved, every file with its checksum.
+"""From a training run's files to a bundle (contracts/bundle.py): every served model as ONNX, parity proved, every file with its checksum.
 
 Letters: N rewards, D embedding dim, B batch.
 """
@@ -20,19 +20,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import nn
 
-from contracts.bundle import MODEL_NAME, BundleManifest, Calibration, file_sha256, read_manifest
+from contracts.bundle import FILES, MODEL_NAME, BundleManifest, Calibration, OfferTypes, Ranking, file_sha256, read_manifest
 from contracts.errors import ArtifactError
-from contracts.tensors import ITEM_TOWER, MODELS, USER_TOWER, ModelSpec
+from contracts.tensors import ITEM_TOWER, MODELS, NEXT_OFFER, RANKER, USER_TOWER, ModelSpec
 from features import rewards
 from features.vocabulary import Vocabulary
 from training.export import onnx, parity
 from training.export.parity import Hop, Run
 from training.recommender.model import TwoTower
+from training.recommender.next_offer import OfferModel, load_offer_model
+from training.recommender.ranker import Ranker, load_ranker
 from training.recommender.train import load_model
 
 log = logging.getLogger(__name__)
 
-COPIED = ("vocabulary.json", "calibration.json", "rewards.parquet")
+COPIED = ("vocabulary.json", "calibration.json", "rewards.parquet", "ranking.json", "item_stats.npz", "offer_types.json")
 GOLDEN = "golden.npz"
 Progress = Callable[[str], None]
 
@@ -61,13 +63,31 @@ class Bundle:
     reused: bool = False
 
 
-def towers(model: TwoTower) -> dict[str, tuple[ModelSpec, nn.Module]]:
-    """The served parts of the model by name."""
-    return {USER_TOWER.name: (USER_TOWER, model.user), ITEM_TOWER.name: (ITEM_TOWER, model.item)}
+@dataclass(frozen=True)
+class Trained:
+    """The models of one run."""
+
+    towers: TwoTower
+    ranker: Ranker
+    offers: OfferModel
+
+    def served(self) -> dict[str, tuple[ModelSpec, nn.Module]]:
+        """What is exported, by name, in the order of `contracts.tensors.MODELS`."""
+        modules = {USER_TOWER: self.towers.user, ITEM_TOWER: self.towers.item, RANKER: self.ranker, NEXT_OFFER: self.offers}
+        return {spec.name: (spec, modules[spec]) for spec in MODELS.values()}
+
+
+def load_trained(artifacts: Path) -> Trained:
+    """The models of a run's artifacts, in eval mode.
+
+    Raises:
+        ArtifactError: a file is missing or does not match another.
+    """
+    return Trained(load_model(artifacts), load_ranker(artifacts), load_offer_model(artifacts))
 
 
 def build_bundle(models_dir: Path, artifacts: Path, version: str, record: RunRecord, progress: Progress = log.info) -> Bundle:
-    """Export both towers, compare them with torch, compute the catalogue's vectors, and put the bundle in its place by one rename.
+    """Export every model, compare each with torch, compute the catalogue's vectors, and put the bundle in its place by one rename.
 
     Args:
         models_dir: folder of all models; the bundle comes to `two-tower/<version>` in it.
@@ -79,7 +99,7 @@ def build_bundle(models_dir: Path, artifacts: Path, version: str, record: RunRec
         ArtifactError: a file of the run is missing or does not match, or parity failed; nothing was put in place.
     """
     folder = models_dir / MODEL_NAME / version
-    model = load_model(artifacts)
+    model = load_trained(artifacts)
     if _is_whole(folder):
         progress(f"version {version} is there already, whole: checking its parity again")
         return Bundle(folder, version, check_bundle(model, folder), reused=True)
@@ -95,18 +115,18 @@ def build_bundle(models_dir: Path, artifacts: Path, version: str, record: RunRec
     return Bundle(folder, version, hops)
 
 
-def check_bundle(model: TwoTower, folder: Path) -> list[Hop]:
+def check_bundle(model: Trained, folder: Path) -> list[Hop]:
     """Parity of a bundle's ONNX files with the model, each with its negative control.
 
     Raises:
         ArtifactError: a file is missing, differs, or the check could not fail.
     """
     golden = read_golden(folder)
-    return [_prove(spec, module, folder, golden) for spec, module in towers(model).values()]
+    return [_prove(spec, module, folder, golden) for spec, module in model.served().values()]
 
 
 def read_golden(folder: Path) -> dict[str, np.ndarray]:
-    """Arrays of golden.npz by tensor name: inputs of both towers and torch's vectors.
+    """Arrays of golden.npz by tensor name: inputs of every model and torch's outputs.
 
     Raises:
         ArtifactError: missing, or without one of the tensors.
@@ -130,25 +150,24 @@ def golden_rows(spec: ModelSpec, golden: Mapping[str, np.ndarray]) -> dict[str, 
 
 def _is_whole(folder: Path) -> bool:
     try:
-        read_manifest(folder)
+        return set(FILES) <= set(read_manifest(folder).files)
     except ArtifactError:
         return False
-    return True
 
 
-def _fill(stage: Path, model: TwoTower, artifacts: Path, version: str, record: RunRecord, progress: Progress) -> list[Hop]:
+def _fill(stage: Path, model: Trained, artifacts: Path, version: str, record: RunRecord, progress: Progress) -> list[Hop]:
     vocabulary, table, texts = _read_catalogue(artifacts)
-    _check_sizes(model, vocabulary, table, texts)
+    _check_sizes(model.towers, vocabulary, table, texts)
     for name in COPIED:
         shutil.copyfile(artifacts / name, stage / name)
     metadata = {"version": version, "code": record.code_version, "data": record.data_version, "as_of": record.as_of}
-    for spec, module in towers(model).values():
+    for spec, module in model.served().values():
         progress(f"exporting {spec.name} to ONNX")
         onnx.export(module, spec, stage / f"{spec.name}.onnx", metadata)
     golden = _make_golden(model)
     np.savez(stage / GOLDEN, allow_pickle=False, **golden)
     progress("comparing ONNX Runtime with torch on the golden rows")
-    hops = [_prove(spec, module, stage, golden) for spec, module in towers(model).values()]
+    hops = [_prove(spec, module, stage, golden) for spec, module in model.served().values()]
     progress(f"computing the vectors of {table.num_rows:,} rewards")
     np.save(stage / "item_vectors.npy", item_vectors(stage / f"{ITEM_TOWER.name}.onnx", table, vocabulary, texts))
     _write_manifest(stage, artifacts, version, record)
@@ -157,7 +176,10 @@ def _fill(stage: Path, model: TwoTower, artifacts: Path, version: str, record: R
 
 def _read_catalogue(artifacts: Path) -> tuple[Vocabulary, pa.Table, np.ndarray]:
     try:
-        Calibration.model_validate_json((artifacts / "calibration.json").read_bytes())
+        for kind, name in ((Calibration, "calibration.json"), (Ranking, "ranking.json"), (OfferTypes, "offer_types.json")):
+            kind.model_validate_json((artifacts / name).read_bytes())
+        with np.load(artifacts / "item_stats.npz", allow_pickle=False) as stats:
+            stats.files  # noqa: B018 - reads the archive's table of contents
         table = pq.read_table(artifacts / "rewards.parquet")
         texts = np.load(artifacts / "text_vectors.npy", allow_pickle=False)
     except (OSError, ValueError, pa.ArrowException) as exc:
@@ -181,12 +203,13 @@ def _check_sizes(model: TwoTower, vocabulary: Vocabulary, table: pa.Table, texts
         )
 
 
-def _make_golden(model: TwoTower) -> dict[str, np.ndarray]:
-    v, kinds = model.tokens.num_embeddings, model.user.kinds.num_embeddings
+def _make_golden(model: Trained) -> dict[str, np.ndarray]:
+    """Rows that go through the whole chain: the ranker gets the vectors that the towers gave, and all get the same features."""
+    v, kinds = model.towers.tokens.num_embeddings, model.towers.user.kinds.num_embeddings
     limits = {"sequence_ids": (v, kinds), "item_ids": (v, v)}
     golden: dict[str, np.ndarray] = {}
-    for spec, module in towers(model).values():
-        inputs = parity.golden_inputs(spec, limits)
+    for spec, module in model.served().values():
+        inputs = parity.golden_inputs(spec, limits, known=golden)
         golden |= {**inputs, **parity.torch_run(module, spec)(inputs)}
     return golden
 

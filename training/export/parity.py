@@ -1,4 +1,4 @@
-"""The same inputs through two runtimes must give the same vectors, and the check must be able to fail.
+"""The same inputs through two runtimes must give the same outputs, and the check must be able to fail.
 
 A *hop* is one change of runtime: torch → ONNX Runtime → Triton, torch → TensorRT. Each is compared on golden rows, alone and in batches.
 Letters: B batch.
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from contracts.errors import ArtifactError
-from contracts.tensors import ModelSpec, TensorSpec
+from contracts.tensors import EMBEDDING_DIM, ModelSpec, TensorSpec, difference
 from training.export.onnx import run_torch
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
@@ -31,6 +31,8 @@ BATCHES = (1, 7)
 GOLDEN_ROWS = 24
 NUDGE = 0.25
 EXTREME = 1e4
+EXTREMES = {"pair_features": 10.0, "user_vector": EMBEDDING_DIM**-0.5, "item_vector": EMBEDDING_DIM**-0.5}
+"""The largest values of inputs that are bounded by how they are made: pair features are scaled, vectors have length 1."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,9 @@ class Hop:
 
     Attributes:
         model: name of the model. hop: for example `torch → onnx`.
-        rows: golden rows compared. max_difference: largest absolute difference of any output value, infinite where one is not finite.
+        rows: golden rows compared.
+        max_difference: largest difference of any output value (`contracts.tensors.difference`: in proportion to logits over 1), infinite
+            where one is not finite.
         tolerance: what is allowed.
     """
 
@@ -58,7 +62,11 @@ class Hop:
 
 
 def golden_inputs(
-    spec: ModelSpec, limits: Mapping[str, Sequence[int]] | None = None, rows: int = GOLDEN_ROWS, seed: int = 7
+    spec: ModelSpec,
+    limits: Mapping[str, Sequence[int]] | None = None,
+    rows: int = GOLDEN_ROWS,
+    seed: int = 7,
+    known: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Seeded rows that cover what a model meets.
 
@@ -66,6 +74,7 @@ def golden_inputs(
     are random, sequences padded in front by a random length.
 
     Args:
+        known: tensors that are taken as they are: inputs shared with an earlier model, and its outputs.
         limits: for an integer input, the exclusive upper bound of each of its last axis's columns; 2 where not given.
         rows: at least 4.
 
@@ -74,7 +83,8 @@ def golden_inputs(
     """
     rng = np.random.default_rng(seed)
     real = _real_steps(spec, rows, rng)
-    return {t.name: _golden(t, (limits or {}).get(t.name), rows, real, rng) for t in spec.inputs}
+    made = {t.name: _golden(t, (limits or {}).get(t.name), rows, real, rng) for t in spec.inputs}
+    return made | {name: array for name, array in (known or {}).items() if name in made}
 
 
 def _real_steps(spec: ModelSpec, rows: int, rng: np.random.Generator) -> np.ndarray:
@@ -90,8 +100,9 @@ def _golden(tensor: TensorSpec, limit: Sequence[int] | None, rows: int, real: np
     dtype = np.dtype(tensor.dtype)
     out: np.ndarray
     if dtype.kind == "f":
-        out = rng.standard_normal(shape)
-        out[1], out[2] = EXTREME, -EXTREME
+        extreme = EXTREMES.get(tensor.name, EXTREME)
+        out = np.clip(rng.standard_normal(shape), -extreme, extreme)
+        out[1], out[2] = extreme, -extreme
     else:
         high = np.broadcast_to(np.asarray(limit if limit is not None else 2), tensor.shape[-1:])
         out = rng.integers(1, np.maximum(high, 2), shape)
@@ -123,8 +134,7 @@ def compare(
 
 def _difference(tensor: TensorSpec, found: np.ndarray, expected: np.ndarray) -> float:
     tensor.check(found)
-    difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
-    return float(difference.max()) if found.shape == expected.shape and np.isfinite(difference).all() else float("inf")
+    return difference(found, expected)
 
 
 def require(hops: Sequence[Hop]) -> None:

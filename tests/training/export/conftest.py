@@ -1,4 +1,4 @@
-"""A small two-tower model and a run's files, without training."""
+"""Small models and a run's files, without training."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from contracts.bundle import PAD, UNKNOWN, Calibration
-from contracts.tables import REWARDS
-from contracts.tensors import TEXT_DIM
-from training.export.bundle import Bundle, RunRecord, build_bundle
+from contracts.bundle import PAD, UNKNOWN, Calibration, OfferType, OfferTypes, Ranking
+from contracts.tables import REWARD_TYPES, REWARDS
+from contracts.tensors import FEATURE_COUNT, TEXT_DIM
+from training.export.bundle import Bundle, RunRecord, Trained, build_bundle
 from training.recommender.model import ModelConfig, TwoTower
+from training.recommender.next_offer import OfferConfig, OfferModel, save_offer_model
+from training.recommender.ranker import Ranker, RankerConfig, save_ranker
 
 REWARD_COUNT = 12
 RECORD = RunRecord("data-1", "code-1", "2026-01-01T00:00:00Z")
@@ -31,9 +33,42 @@ def two_tower() -> TwoTower:
     return TwoTower(ModelConfig(vocabulary=2 + REWARD_COUNT + 3, kinds=8, width=32)).eval()
 
 
+def second_stage() -> tuple[Ranker, OfferModel]:
+    """Seeded and untrained, with statistics other than 0 and 1 in the standardisation."""
+    torch.manual_seed(4)
+    ranker, offers = Ranker(RankerConfig()).eval(), OfferModel(OfferConfig(width=16)).eval()
+    for part in (p for m in (ranker, offers) for p in m.modules() if hasattr(p, "std") and hasattr(p, "set")):
+        part.set(torch.randn_like(part.mean), torch.rand_like(part.std) + 0.5)
+    return ranker, offers
+
+
+@pytest.fixture(scope="session")
+def trained(two_tower: TwoTower) -> Trained:
+    """The models of the run whose files `artifacts` holds."""
+    return Trained(two_tower, *second_stage())
+
+
+def write_second_stage(folder: Path) -> None:
+    """What the second stage adds to a run's files."""
+    ranker, offers = second_stage()
+    save_ranker(ranker, folder)
+    save_offer_model(offers, folder)
+    ones = (1.0,) * FEATURE_COUNT
+    ranking = Ranking(
+        rate_weights=(0.01,) * FEATURE_COUNT, rate_intercept=-1.0, feature_mean=(0.0,) * FEATURE_COUNT, feature_std=ones, temperature=1.0,
+        slope=1.0, intercept=0.0, horizon_days=30, ece=0.01,
+    )  # fmt: skip
+    (folder / "ranking.json").write_text(ranking.model_dump_json())
+    np.savez(folder / "item_stats.npz", allow_pickle=False, share=np.linspace(0, 1, REWARD_COUNT))
+    types = {t: OfferType(slope=1.0, intercept=-1.0, ece=0.01, share=0.1) for t in REWARD_TYPES}
+    offers_file = OfferTypes(types=types, horizon_days=30, shares={"biz-1": {"discount": 0.2, "free_item": 0.1, "experience": 0.05}})
+    (folder / "offer_types.json").write_text(offers_file.model_dump_json())
+
+
 def write_artifacts(folder: Path, model: TwoTower) -> Path:
     """The files of training.registry.RUN_FILES."""
     folder.mkdir(parents=True)
+    write_second_stage(folder)
     torch.save(model.state_dict(), folder / "checkpoint.pt")
     (folder / "model.json").write_text(json.dumps(model.config.as_dict()))
     tokens = [PAD, UNKNOWN, *(f"r:rew-{i}" for i in range(REWARD_COUNT)), "c:coffee", "c:food", "c:gift"]

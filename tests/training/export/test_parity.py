@@ -16,7 +16,7 @@ from serving import repository
 from serving.client import BlockingTritonClient
 from serving.triton import CHECKOUT, TritonServer, TritonSettings, golden_probe
 from training.export import parity
-from training.export.bundle import golden_reference, golden_rows, read_golden, towers
+from training.export.bundle import golden_reference, golden_rows, read_golden
 
 SPECS = pytest.mark.parametrize("spec", MODELS.values(), ids=lambda s: s.name)
 
@@ -37,7 +37,7 @@ def served(bundle, tmp_path_factory) -> Iterator[BlockingTritonClient]:
 
 
 @SPECS
-def test_onnx_gives_what_torch_gives(spec, bundle, two_tower):
+def test_onnx_gives_what_torch_gives(spec, bundle):
     hop = next(h for h in bundle.hops if h.model == spec.name)
     assert hop.ok
     assert hop.rows == parity.GOLDEN_ROWS
@@ -57,8 +57,8 @@ def test_triton_gives_what_torch_gives(spec, bundle, served):
 
 
 @SPECS
-def test_one_nudged_weight_fails_every_hop(spec, bundle, two_tower, served):
-    golden, module = read_golden(bundle.path), towers(two_tower)[spec.name][1]
+def test_one_nudged_weight_fails_every_hop(spec, bundle, trained, served):
+    golden, module = read_golden(bundle.path), trained.served()[spec.name][1]
     wrong = parity.torch_run(parity.nudged(module), spec)
     for candidate in (parity.onnx_run(bundle.path / f"{spec.name}.onnx"), lambda i: served.infer(spec, i, bundle.version)):
         hop = parity.compare(spec, "nudged", wrong, candidate, golden_rows(spec, golden))
@@ -68,9 +68,9 @@ def test_one_nudged_weight_fails_every_hop(spec, bundle, two_tower, served):
 
 
 @SPECS
-def test_a_control_that_sees_nothing_is_refused(spec, bundle, two_tower):
+def test_a_control_that_sees_nothing_is_refused(spec, bundle, trained):
     """With a tolerance that lets everything pass, the check proves nothing and says so."""
-    module, inputs = towers(two_tower)[spec.name][1], golden_rows(spec, read_golden(bundle.path))
+    module, inputs = trained.served()[spec.name][1], golden_rows(spec, read_golden(bundle.path))
     with pytest.raises(ArtifactError, match="cannot see a wrong model"):
         parity.negative_control(spec, module, parity.torch_run(module, spec), inputs, tolerance=10.0)
 
@@ -129,6 +129,6 @@ def test_golden_inputs_cover_padding_and_extremes_and_stay_in_range(seed, vocabu
                 assert (inputs[tensor.name] >= 0).all()
                 assert (inputs[tensor.name][1] == np.asarray(limits[tensor.name]) - 1).all(), "row 1 has the highest ids"
             else:
-                assert inputs[tensor.name][1].max() == parity.EXTREME
+                assert inputs[tensor.name][1].max() == np.float32(parity.EXTREMES.get(tensor.name, parity.EXTREME))
     real = parity.golden_inputs(USER_TOWER, limits, seed=seed)["sequence_ids"][:, :, 1] > 0
     assert (np.diff(real.astype(int), axis=1) >= 0).all(), "padded in front"
