@@ -9,11 +9,8 @@ Sizes: N rows in all, D embedding dim, B customers.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +22,14 @@ from pydantic import Field
 
 from contracts.errors import ArtifactError, ConfigError, ContractError, ShapeError
 from contracts.settings import StackSettings, settings_config
+from embeddings import archive
 from embeddings.table import UNLIMITED, Filter, RewardTable
 
 __all__ = ["UNLIMITED", "Filter", "Found", "IndexSettings", "RewardIndex", "RewardTable"]
 
 faiss: Any = _faiss  # the type stubs that it brings lack half of what is used here
 FORMAT = 1
+_AGAIN = "Rebuild it: regulars export"
 MAX_K = 1000
 _GPU_MAX_K = 2048  # FAISS's own limit for k on a GPU
 _TRAINING_ROWS_PER_LIST = 39  # fewer, and FAISS warns that its clusters mean little
@@ -359,17 +358,7 @@ class RewardIndex:
         if self._index is not None:
             plain = faiss.index_gpu_to_cpu(self._index) if self.settings.gpu else self._index
             arrays["faiss"] = faiss.serialize_index(plain)
-        arrays["meta"] = _as_bytes({"format": FORMAT, "settings": self.settings.public(), "kind": self.kind, "sha256": _digest(arrays)})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as f:
-                np.savez(f, allow_pickle=False, **arrays)
-                f.flush()
-                os.fsync(f.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        archive.write(path, arrays, {"format": FORMAT, "settings": self.settings.public(), "kind": self.kind})
 
     @classmethod
     def load(cls, path: Path) -> RewardIndex:
@@ -378,7 +367,7 @@ class RewardIndex:
         Raises:
             ArtifactError: the file is missing, damaged, or of another format.
         """
-        arrays, meta = _read(path)
+        arrays, meta = archive.read(path, FORMAT, _AGAIN)
         index = cls.__new__(cls)
         try:
             settings = IndexSettings(**meta["settings"])
@@ -423,15 +412,11 @@ def _flat_parameters(selector: Any) -> Any:
     return faiss.SearchParameters(sel=selector)
 
 
-def _as_bytes(value: Any) -> np.ndarray:
-    return np.frombuffer(json.dumps(value, sort_keys=True).encode(), dtype=np.uint8)
-
-
 def _table_arrays(table: RewardTable) -> dict[str, np.ndarray]:
     """Text as JSON bytes: an object array would need pickle to be read again."""
     text = {"reward_ids": table.reward_ids, "business_ids": table.business_ids, "reward_types": table.reward_types}
     return {
-        "text": _as_bytes(text),
+        "text": archive.as_bytes(text),
         "business": table.business,
         "valid_from": table.valid_from,
         "valid_to": table.valid_to,
@@ -444,28 +429,3 @@ def _table_from(arrays: dict[str, np.ndarray]) -> RewardTable:
     fields: dict[str, Any] = {name: tuple(values) for name, values in json.loads(arrays["text"].tobytes()).items()}
     fields |= {n: arrays[n] for n in ("business", "valid_from", "valid_to", "inventory", "single_use")}
     return RewardTable(**fields)
-
-
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
-        digest.update(array.data if array.size else b"")
-    return digest.hexdigest()
-
-
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        meta = json.loads(arrays.pop("meta").tobytes())
-        expected, version = meta["sha256"], meta["format"]
-    except Exception as exc:  # a damaged zip makes NumPy raise almost anything
-        raise ArtifactError(f"cannot read index {path}: {exc}. Rebuild it: regulars export") from exc
-    if version != FORMAT:
-        raise ArtifactError(f"index {path} has format {version}, this release reads {FORMAT}. Rebuild it: regulars export")
-    found = _digest(arrays)
-    if found != expected:
-        raise ArtifactError(f"index {path} has checksum {found[:12]}, its own record says {expected[:12]}. Rebuild it: regulars export")
-    return arrays, meta

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contracts.errors import ArtifactError, ConfigError, ContractError, ShapeError
+from embeddings import archive
 from embeddings import index as module
 from embeddings.index import Filter, Found, IndexSettings, RewardIndex, RewardTable, exact_search
 
@@ -375,9 +376,9 @@ def _tamper(path: Path, change: object, redo_checksum: bool) -> None:
     meta = module.json.loads(arrays.pop("meta").tobytes())
     change(arrays, meta)  # type: ignore[operator]
     if redo_checksum:
-        meta["sha256"] = module._digest(arrays)
+        meta["sha256"] = archive.digest(arrays)
     with path.open("wb") as f:
-        np.savez(f, **arrays, meta=module._as_bytes(meta))
+        np.savez(f, **arrays, meta=archive.as_bytes(meta))
 
 
 @pytest.mark.parametrize(
