@@ -112,6 +112,7 @@ def difference(found: np.ndarray, expected: np.ndarray) -> float:
     """
     if found.shape != expected.shape:
         return float("inf")
-    wanted = expected.astype(np.float64).reshape(len(expected), -1)
-    gap = np.abs(found.astype(np.float64).reshape(len(expected), -1) - wanted) / np.maximum(1.0, np.abs(wanted).max(axis=1, keepdims=True))
+    wanted = expected.astype(np.float64)
+    size = np.abs(wanted).max(axis=tuple(range(1, wanted.ndim)), keepdims=True, initial=1.0)
+    gap = np.abs(found.astype(np.float64) - wanted) / size
     return float(gap.max(initial=0.0)) if np.isfinite(gap).all() else float("inf")

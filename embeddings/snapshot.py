@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from contracts.bundle import PAD, UNKNOWN, BundleManifest, Calibration, read_manifest
+from contracts.bundle import PAD, UNKNOWN, BundleManifest, Calibration, OfferTypes, Ranking, read_manifest, require_files
 from contracts.errors import ArtifactError, StackError
 from embeddings.index import IndexSettings, RewardIndex
 from embeddings.table import RewardTable
@@ -50,6 +50,9 @@ class Snapshot:
         rewards: rewards.parquet, row for row.
         tokens: token to id, as the towers were trained with.
         calibration: from a cosine to a probability.
+        ranking: from the ranker's logits to probabilities.
+        item_stats: arrays about the rewards that the ranker's pair features are made of (`features.pairs`).
+        offer_types: from the next-offer model's logits to probabilities.
         redeemer_share: float64 (N,), share of the business's customers who redeemed the reward in the last 90 days.
         popularity: per business its rows, int64, most redeemed first (then the larger share, then the order of the rows).
     """
@@ -60,6 +63,9 @@ class Snapshot:
     rewards: pa.Table
     tokens: dict[str, int]
     calibration: Calibration
+    ranking: Ranking
+    item_stats: dict[str, np.ndarray]
+    offer_types: OfferTypes
     redeemer_share: np.ndarray
     popularity: dict[str, np.ndarray]
 
@@ -77,14 +83,19 @@ def from_bundle(folder: Path, settings: IndexSettings | None = None, verify: boo
         verify: check every file against the manifest's checksum first.
 
     Raises:
-        ArtifactError: a file is missing, damaged, or does not match another.
+        ArtifactError: a file is missing, damaged, or does not match another; or the bundle is of an earlier version of this program.
     """
     manifest = read_manifest(folder, verify=verify)
+    require_files(manifest, folder)
     try:
         rewards = pq.read_table(folder / "rewards.parquet")
         vectors = np.load(folder / "item_vectors.npy", allow_pickle=False)
         tokens = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
         calibration = Calibration.model_validate_json((folder / "calibration.json").read_bytes())
+        ranking = Ranking.model_validate_json((folder / "ranking.json").read_bytes())
+        offer_types = OfferTypes.model_validate_json((folder / "offer_types.json").read_bytes())
+        with np.load(folder / "item_stats.npz", allow_pickle=False) as file:
+            item_stats = {name: file[name] for name in file.files}
         share = _numbers(rewards, "redeemer_share")
         popularity = _popularity(rewards, share)
         index = RewardIndex(vectors, RewardTable.from_arrow(rewards), settings)
@@ -94,7 +105,19 @@ def from_bundle(folder: Path, settings: IndexSettings | None = None, verify: boo
         raise ArtifactError(
             f"{folder / 'vocabulary.json'} must be a list that starts with {PAD!r}, {UNKNOWN!r}. Build the bundle again: regulars export"
         )
-    return Snapshot(manifest.version, manifest, index, rewards, {t: i for i, t in enumerate(tokens)}, calibration, share, popularity)
+    return Snapshot(
+        version=manifest.version,
+        manifest=manifest,
+        index=index,
+        rewards=rewards,
+        tokens={t: i for i, t in enumerate(tokens)},
+        calibration=calibration,
+        ranking=ranking,
+        item_stats=item_stats,
+        offer_types=offer_types,
+        redeemer_share=share,
+        popularity=popularity,
+    )
 
 
 def _numbers(rewards: pa.Table, column: str) -> np.ndarray:

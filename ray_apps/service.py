@@ -10,7 +10,7 @@ from typing import Any
 
 from contracts import api
 from contracts.errors import Forbidden, StackError, UnknownItem
-from contracts.tensors import USER_TOWER
+from contracts.tensors import MODELS
 from features.online import OnlineSettings, OnlineStore
 from features.state import CustomerState
 from ray_apps.clock import ServingClock
@@ -236,13 +236,17 @@ class Service:
         served = self.models.current
         checks = {
             "model": served is not None and self.models.problem is None,
-            "triton": served is not None and not self.recommender.tower.open and await self.client.ready(USER_TOWER.name, served.version),
+            "triton": served is not None and not self.recommender.tower.open and await self._loaded(served.version),
             "database": await _works(self.store.ping),
             "features": not self.recommender.features.open and await _works(lambda: self.states.read("-", "-")),
         }
         # A version that was deployed but cannot be served is shown, yet the old one goes on serving.
         ready = served is not None and all(ok for name, ok in checks.items() if name != "model")
         return api.Ready(ready=ready, checks=checks, model_version=served.name if served is not None else None)
+
+    async def _loaded(self, version: str) -> bool:
+        """Whether Triton has every model of the version."""
+        return all(await asyncio.gather(*(self.client.ready(name, version) for name in MODELS)))
 
 
 async def _works(check: Callable[[], Awaitable[object]]) -> bool:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from contracts.bundle import MODEL_NAME, deployed_version
+from contracts.bundle import MODEL_NAME, OfferTypes, Ranking, deployed_version
 from contracts.errors import ArtifactError, StackError, UpstreamError
 from contracts.paths import Home
-from contracts.tensors import USER_TOWER
+from contracts.tensors import MODELS, USER_TOWER, ModelSpec, difference
 from embeddings.snapshot import IndexHolder, Snapshot, from_bundle
 from features.vocabulary import Vocabulary
 from ray_apps.deployments.explain import Catalogue, Population, populations
@@ -30,7 +30,7 @@ class Served:
     """Everything of one model version that a request needs; never changed, replaced whole.
 
     Attributes:
-        golden: one known row: the user tower's inputs, and under `user_vector` its answer.
+        golden: one known row: the inputs of every model and their answers, by the tensors' names.
         categories: (business id, product id) -> category, for purchases that have not landed yet.
     """
 
@@ -50,6 +50,21 @@ class Served:
         """As answers name it, for example `two-tower/7`."""
         return f"{MODEL_NAME}/{self.version}"
 
+    @property
+    def ranking(self) -> Ranking:
+        """From the ranker's logits to probabilities."""
+        return self.snapshot.ranking
+
+    @property
+    def item_stats(self) -> dict[str, np.ndarray]:
+        """Arrays about the rewards that the ranker's pair features are made of."""
+        return self.snapshot.item_stats
+
+    @property
+    def offer_types(self) -> OfferTypes:
+        """From the next-offer model's logits to probabilities."""
+        return self.snapshot.offer_types
+
 
 def load(home: Home, version: str) -> Served:
     """Read a bundle and what explanations need from the warehouse. Takes seconds: call it in a thread.
@@ -62,7 +77,7 @@ def load(home: Home, version: str) -> Served:
     columns = snapshot.rewards.to_pydict()
     try:
         with np.load(folder / "golden.npz", allow_pickle=False) as file:
-            golden = {t.name: file[t.name][:1] for t in (*USER_TOWER.inputs, *USER_TOWER.outputs)}
+            golden = {t.name: file[t.name][-1:] for spec in MODELS.values() for t in (*spec.inputs, *spec.outputs)}
     except (OSError, ValueError, KeyError) as exc:
         raise ArtifactError(f"cannot read {folder / 'golden.npz'}: {exc}. Build the bundle again: regulars export") from exc
     with Warehouse(home.warehouse).connect() as connection:
@@ -74,16 +89,21 @@ def load(home: Home, version: str) -> Served:
 
 
 async def check_tower(client: TritonClient, served: Served, deadline_s: float = 1.0) -> None:
-    """Compare Triton's answer to the known row; READY alone proves nothing.
+    """`check_model` for the user tower, which every answer needs."""
+    await check_model(client, served, USER_TOWER, deadline_s)
+
+
+async def check_model(client: TritonClient, served: Served, spec: ModelSpec, deadline_s: float = 1.0) -> None:
+    """Compare one model's answer in Triton to the known row; READY alone proves nothing.
 
     Raises:
         UpstreamError: it does not answer, or wrongly.
     """
-    inputs = {t.name: served.golden[t.name] for t in USER_TOWER.inputs}
-    answer = await client.infer(USER_TOWER, inputs, served.version, deadline_s)
-    difference = float(np.abs(answer["user_vector"] - served.golden["user_vector"]).max())
-    if not difference <= TOLERANCE:
-        raise UpstreamError(f"user tower {served.version} is off by {difference:.2g} on its known row, at most {TOLERANCE:g} is allowed.")
+    inputs = {t.name: served.golden[t.name] for t in spec.inputs}
+    answer = await client.infer(spec, inputs, served.version, deadline_s)
+    off = max(difference(answer[t.name], served.golden[t.name]) for t in spec.outputs)
+    if not off <= TOLERANCE:
+        raise UpstreamError(f"{spec.name} {served.version} is off by {off:.2g} on its known row, at most {TOLERANCE:g} is allowed.")
 
 
 class ModelWatcher:
@@ -167,11 +187,14 @@ class ModelWatcher:
         logger.warning("now serving %s, before %s", served.name, old.name)
 
     async def _load_in_triton(self, served: Served) -> None:
-        if not await self._client.ready(USER_TOWER.name, served.version):
+        missing = [name for name in MODELS if not await self._client.ready(name, served.version)]
+        if missing:
             folder = self._home.models / MODEL_NAME / served.version
             await asyncio.to_thread(repository.build, folder, self._home.triton_repo)
-            await self._client.load(USER_TOWER.name)
-        await check_tower(self._client, served)
+        for name in missing:
+            await self._client.load(name)
+        for spec in MODELS.values():
+            await check_model(self._client, served, spec)
 
     async def _watch(self) -> None:
         while True:

@@ -12,8 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from contracts.bundle import MODEL_NAME, BundleManifest, Calibration, deploy, deployed_version, file_sha256, read_manifest
+from contracts.bundle import (
+    MODEL_NAME,
+    BundleManifest,
+    Calibration,
+    OfferType,
+    OfferTypes,
+    Ranking,
+    deploy,
+    deployed_version,
+    file_sha256,
+    read_manifest,
+    require_files,
+)
 from contracts.errors import ArtifactError
+from contracts.tables import REWARD_TYPES
+from contracts.tensors import FEATURE_COUNT
 
 
 def make(models: Path, version: str) -> Path:
@@ -103,3 +117,69 @@ def test_many_probabilities_are_each_the_one_of_its_reward() -> None:
         pytest.approx(0, abs=1e-20),
         1.0,
     ]
+
+
+def ranking(**changes: object) -> Ranking:
+    rng = np.random.default_rng(0)
+    values: dict[str, object] = {
+        "rate_weights": tuple(rng.normal(size=FEATURE_COUNT) / 10), "rate_intercept": 0.3,
+        "feature_mean": tuple(rng.normal(size=FEATURE_COUNT)), "feature_std": (2.0,) * FEATURE_COUNT, "temperature": 1.5, "slope": 0.9, "intercept": -0.2, "horizon_days": 30, "ece": 0.01,
+    }  # fmt: skip
+    return Ranking.model_validate(values | changes)
+
+
+LOGITS = st.lists(st.floats(-50, 50, width=32), min_size=0, max_size=20).map(lambda x: np.array(x, np.float32))
+
+
+@given(logits=LOGITS, features=st.lists(st.floats(-1e6, 1e6, width=32), min_size=FEATURE_COUNT, max_size=FEATURE_COUNT))
+def test_a_ranking_gives_probabilities_in_the_order_of_the_logits(logits: np.ndarray, features: list[float]) -> None:
+    found = ranking().probabilities(logits, np.array(features, np.float32))
+    assert found.shape == logits.shape
+    assert np.isfinite(found).all()
+    assert ((found >= 0) & (found <= 1)).all()
+    order = np.argsort(logits, kind="stable")
+    assert (np.diff(found[order]) >= 0).all()
+    views = ranking(view_slope=0.7).view_probabilities(logits)
+    assert ((views >= 0) & (views <= 1)).all()
+    assert (np.diff(views[order]) >= 0).all()
+
+
+def test_a_ranking_is_what_its_description_says() -> None:
+    plain = ranking(rate_weights=(0.0,) * FEATURE_COUNT, rate_intercept=math.log(2.0), temperature=1.0, slope=1.0, intercept=0.0)
+    logits = np.log(np.array([1.0, 3.0, 4.0]))
+    shares = np.array([1.0, 3.0, 4.0]) / 8
+    np.testing.assert_allclose(plain.probabilities(logits, np.zeros(FEATURE_COUNT)), 1 - np.exp(-2.0 * shares))
+    mine = ranking()
+    x = np.linspace(-1, 1, FEATURE_COUNT)
+    expected = (x - np.array(mine.feature_mean)) / 2.0 @ np.array(mine.rate_weights) + 0.3
+    assert mine.log_rate(x) == pytest.approx(expected)
+    np.testing.assert_allclose(mine.log_rate(np.stack([x, x])), [expected, expected])
+    share = np.exp(logits / 1.5) / np.exp(logits / 1.5).sum()
+    cloglog = 0.9 * (expected + np.log(share)) - 0.2
+    np.testing.assert_allclose(mine.probabilities(logits, x), 1 - np.exp(-np.exp(cloglog)))
+    assert Ranking.model_validate_json(mine.model_dump_json()) == mine
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"slope": 0.0}, {"temperature": 0.0}, {"feature_std": (0.0,) * FEATURE_COUNT}, {"rate_weights": (1.0,)}, {"intercept": math.nan}],
+)
+def test_a_ranking_that_would_not_keep_the_order_is_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        ranking(**bad)
+
+
+def test_offer_types_give_a_probability_for_each_of_the_eight() -> None:
+    types = {t: OfferType(slope=i / 2, intercept=-1.0, ece=0.0, share=0.1) for i, t in enumerate(REWARD_TYPES)}
+    found = OfferTypes(types=types, horizon_days=30, shares={}).probabilities(np.full((2, 8), 1.0, np.float32))
+    np.testing.assert_allclose(found, np.tile([1 / (1 + math.exp(1.0 - i / 2)) for i in range(8)], (2, 1)))
+    assert OfferTypes(types=types, horizon_days=30, shares={}).probabilities(np.full(8, -1e30)).max() < 0.3
+    del types["bogo"]
+    with pytest.raises(ValidationError, match="bogo"):
+        OfferTypes(types=types, horizon_days=30, shares={})
+
+
+def test_a_bundle_of_fewer_files_is_refused(tmp_path: Path) -> None:
+    folder = make(tmp_path, "1")
+    with pytest.raises(ArtifactError, match=r"lacks .*offer_types\.json, ranker\.onnx.*Train and export again"):
+        require_files(read_manifest(folder), folder)

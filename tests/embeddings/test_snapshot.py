@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from contracts.bundle import BundleManifest, Calibration, file_sha256
+from contracts.bundle import FILES, BundleManifest, Calibration, OfferType, OfferTypes, Ranking, file_sha256
 from contracts.errors import ArtifactError
-from contracts.tables import REWARDS
+from contracts.tables import REWARD_TYPES, REWARDS
 from embeddings.index import Filter, IndexSettings, RewardIndex, RewardTable
 from embeddings.snapshot import IndexHolder, from_bundle
 
-NAMES = ("vocabulary.json", "rewards.parquet", "item_vectors.npy", "calibration.json")
+NAMES = tuple(n for n in FILES if not n.endswith(".onnx") and n != "golden.npz")
+"""What is read; the models and their golden rows are others'."""
 
 
 def unit(seed: int, n: int, dim: int = 8) -> np.ndarray:
@@ -39,7 +40,18 @@ def write_bundle(folder: Path, vectors: np.ndarray, tokens: object = None, versi
     (folder / "vocabulary.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     calibration = Calibration(slope=2.0, popularity=0.5, intercept=-1.0, horizon_days=14, ece=0.01)
     (folder / "calibration.json").write_text(calibration.model_dump_json(), encoding="utf-8")
-    files = {n: file_sha256(folder / n) for n in NAMES}
+    zeros, ones = (0.0,) * 44, (1.0,) * 44
+    ranking = Ranking(
+        rate_weights=zeros, rate_intercept=0, feature_mean=zeros, feature_std=ones, temperature=2, slope=1, intercept=0, horizon_days=14,
+        ece=0,
+    )  # fmt: skip
+    (folder / "ranking.json").write_text(ranking.model_dump_json(), encoding="utf-8")
+    types = OfferTypes(types={t: OfferType(slope=1, intercept=0, ece=0, share=0) for t in REWARD_TYPES}, horizon_days=14, shares={})
+    (folder / "offer_types.json").write_text(types.model_dump_json(), encoding="utf-8")
+    np.savez(folder / "item_stats.npz", share=np.arange(6.0), pairs=np.zeros((2, 3)))
+    for name in set(FILES) - set(NAMES):
+        (folder / name).write_bytes(b"")
+    files = {n: file_sha256(folder / n) for n in FILES}
     manifest = BundleManifest(
         model="two-tower", version=version, created_at="", data_version="", code_version="", as_of="", settings={}, metrics={}, files=files
     )
@@ -53,6 +65,9 @@ def test_from_bundle_reads_everything(tmp_path: Path) -> None:
     assert snapshot.tokens["<unknown>"] == 1
     assert snapshot.tokens["c:coffee"] == 3
     assert snapshot.calibration.slope == 2.0
+    assert snapshot.ranking.temperature == 2.0
+    assert snapshot.offer_types.horizon_days == 14
+    assert {n: a.shape for n, a in snapshot.item_stats.items()} == {"share": (6,), "pairs": (2, 3)}
     assert snapshot.redeemer_share.tolist() == [0.1, 0.2, 0.3, 0.4, 0.0, 0.0]
     assert {b: rows.tolist() for b, rows in snapshot.popularity.items()} == {"b0": [2, 0, 4], "b1": [3, 1, 5]}
     assert snapshot.table.reward_ids == tuple(snapshot.rewards["reward_id"].to_pylist())
@@ -76,6 +91,15 @@ def test_a_changed_file_is_an_artifact_error(tmp_path: Path) -> None:
 def test_vectors_of_another_catalogue_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="one row per reward"):
         from_bundle(write_bundle(tmp_path, unit(0, 5)))
+
+
+def test_a_bundle_of_before_the_ranker_says_train_and_export_again(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, unit(0, 6))
+    record = json.loads((folder / "manifest.json").read_text())
+    del record["files"]["ranking.json"], record["files"]["ranker.onnx"]
+    (folder / "manifest.json").write_text(json.dumps(record))
+    with pytest.raises(ArtifactError, match=r"lacks ranker.onnx, ranking.json: .*Train and export again"):
+        from_bundle(folder)
 
 
 @pytest.mark.parametrize("tokens", [{"r:r0": 2}, ["r:r0"], []])

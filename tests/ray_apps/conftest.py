@@ -27,10 +27,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from contracts.bundle import MODEL_NAME, PAD, UNKNOWN, BundleManifest, Calibration, deploy, file_sha256
+from contracts.bundle import MODEL_NAME, PAD, UNKNOWN, BundleManifest, Calibration, OfferType, OfferTypes, Ranking, deploy, file_sha256
 from contracts.paths import Home
-from contracts.tables import TABLES
-from contracts.tensors import EMBEDDING_DIM, ITEM_TOWER, USER_TOWER, ModelSpec
+from contracts.tables import REWARD_TYPES, TABLES
+from contracts.tensors import EMBEDDING_DIM, FEATURE_COUNT, ITEM_TOWER, MODELS, NEXT_OFFER, RANKER, USER_TOWER, ModelSpec
 from features.online import OnlineSettings, OnlineStore, materialize
 from ray_apps.ingress import create_app
 from ray_apps.keys import create_key
@@ -247,8 +247,9 @@ def write_bundle(root: Path, version: str, seed: int, deployed: bool = True) -> 
     calibration = Calibration(slope=4.0, popularity=0.5, intercept=-1.0, horizon_days=30, ece=0.01)
     (folder / "calibration.json").write_text(calibration.model_dump_json())
     golden: dict[str, np.ndarray] = {}
-    for spec, used in ((USER_TOWER, "features"), (ITEM_TOWER, "attributes")):
-        golden |= _write_tower(folder / f"{spec.name}.onnx", spec, used, rng)
+    for spec in MODELS.values():
+        golden |= _write_model(folder / f"{spec.name}.onnx", spec, golden, rng)
+    write_second_stage(folder, rewards)
     np.savez(folder / "golden.npz", **golden)
     files = {f.name: file_sha256(f) for f in sorted(folder.iterdir())}
     manifest = BundleManifest(
@@ -261,20 +262,40 @@ def write_bundle(root: Path, version: str, seed: int, deployed: bool = True) -> 
     return folder
 
 
-def _write_tower(path: Path, spec: ModelSpec, used: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """input @ matrix, then L2 norm 1; returns its golden rows."""
+def write_second_stage(folder: Path, rewards: list[dict[str, Any]]) -> None:
+    """ranking.json, item_stats.npz and offer_types.json of a bundle."""
+    zeros, ones = (0.0,) * FEATURE_COUNT, (1.0,) * FEATURE_COUNT
+    ranking = Ranking(
+        rate_weights=zeros, rate_intercept=0.0, feature_mean=zeros, feature_std=ones, temperature=1.0, slope=1.0, intercept=0.0,
+        horizon_days=30, ece=0.01,
+    )  # fmt: skip
+    (folder / "ranking.json").write_text(ranking.model_dump_json())
+    np.savez(folder / "item_stats.npz", share=np.array([r["redeemer_share"] for r in rewards]))
+    types = {t: OfferType(slope=1.0, intercept=-1.0, ece=0.01, share=0.1) for t in REWARD_TYPES}
+    shares = {BUSINESS: {"free_item": 0.6, "experience": 0.2, "upgrade": 0.1}, OTHER: {"free_item": 0.3}}
+    (folder / "offer_types.json").write_text(OfferTypes(types=types, horizon_days=30, shares=shares).model_dump_json())
+
+
+def _write_model(path: Path, spec: ModelSpec, golden: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """A model of one matrix; returns its golden rows, which go on from those of the models before.
+
+    The towers: input @ matrix, then L2 norm 1. The ranker: both logits are four times the cosine. Next offer: user vector @ matrix.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
+    used = {USER_TOWER: "features", ITEM_TOWER: "attributes", NEXT_OFFER: "user_vector", RANKER: "both"}[spec]
     kinds = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
-    size = next(t.shape[0] for t in spec.inputs if t.name == used)
-    matrix = rng.normal(size=(size, EMBEDDING_DIM)).astype(np.float32)
-    out = spec.outputs[0].name
+    out, width = spec.outputs[0].name, spec.outputs[0].shape[0]
+    size = next((t.shape[0] for t in spec.inputs if t.name == used), EMBEDDING_DIM)
+    matrix = np.full((size, width), 4.0, np.float32) if spec is RANKER else rng.normal(size=(size, width)).astype(np.float32)
+    tower = spec in (USER_TOWER, ITEM_TOWER)
+    nodes = [helper.make_node("Mul", ["user_vector", "item_vector"], ["both"])] if spec is RANKER else []
+    nodes.append(helper.make_node("MatMul", [used, "matrix"], ["raw" if tower else out]))
+    if tower:
+        nodes.append(helper.make_node("LpNormalization", ["raw"], [out], axis=-1, p=2))
     graph = helper.make_graph(
-        [
-            helper.make_node("MatMul", [used, "matrix"], ["raw"]),
-            helper.make_node("LpNormalization", ["raw"], [out], axis=-1, p=2),
-        ],
+        nodes,
         spec.name,
         [helper.make_tensor_value_info(t.name, kinds[t.dtype], ["B", *t.shape]) for t in spec.inputs],
         [helper.make_tensor_value_info(t.name, kinds[t.dtype], ["B", *t.shape]) for t in spec.outputs],
@@ -286,16 +307,17 @@ def _write_tower(path: Path, spec: ModelSpec, used: str, rng: np.random.Generato
         t.name: rng.normal(size=(2, *t.shape)).astype(np.float32) if t.dtype == "float32" else np.ones((2, *t.shape), np.int64)
         for t in spec.inputs
     }
-    raw = rows[used] @ matrix
-    return rows | {out: raw / np.linalg.norm(raw, axis=1, keepdims=True)}
+    rows |= {name: array for name, array in golden.items() if name in rows}
+    raw = (rows["user_vector"] * rows["item_vector"] if spec is RANKER else rows[used]) @ matrix
+    return rows | {out: raw / np.linalg.norm(raw, axis=1, keepdims=True) if tower else raw}
 
 
 class LocalTower:
-    """Stands in for Triton: runs the deployed bundle's user tower with ONNX Runtime. `fail` makes it break, `delay_s` makes it slow."""
+    """Stands in for Triton: runs the deployed bundle's models with ONNX Runtime. `fail` makes it break, `delay_s` makes it slow."""
 
     def __init__(self, root: Path) -> None:
         self._models = root / "models" / MODEL_NAME
-        self._sessions: dict[str, Any] = {}
+        self._sessions: dict[tuple[str, str], Any] = {}
         self.fail: Exception | None = None
         self.delay_s = 0.0
         self.calls = 0
@@ -311,12 +333,13 @@ class LocalTower:
             await asyncio.sleep(self.delay_s)
         if self.fail is not None:
             raise self.fail
-        if version not in self._sessions:
-            self._sessions[version] = onnxruntime.InferenceSession(
+        key = (version, spec.name)
+        if key not in self._sessions:
+            self._sessions[key] = onnxruntime.InferenceSession(
                 self._models / version / f"{spec.name}.onnx", providers=["CPUExecutionProvider"]
             )
-        names = {i.name for i in self._sessions[version].get_inputs()}
-        found = self._sessions[version].run(None, {k: v for k, v in inputs.items() if k in names})
+        names = {i.name for i in self._sessions[key].get_inputs()}
+        found = self._sessions[key].run(None, {k: v for k, v in inputs.items() if k in names})
         return {t.name: value for t, value in zip(spec.outputs, found, strict=True)}
 
     async def ready(self, model: str = "", version: str = "") -> bool:
