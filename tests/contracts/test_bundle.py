@@ -123,7 +123,8 @@ def ranking(**changes: object) -> Ranking:
     rng = np.random.default_rng(0)
     values: dict[str, object] = {
         "rate_weights": tuple(rng.normal(size=FEATURE_COUNT) / 10), "rate_intercept": 0.3,
-        "feature_mean": tuple(rng.normal(size=FEATURE_COUNT)), "feature_std": (2.0,) * FEATURE_COUNT, "temperature": 1.5, "slope": 0.9, "intercept": -0.2, "horizon_days": 30, "ece": 0.01,
+        "feature_mean": tuple(rng.normal(size=FEATURE_COUNT)), "feature_std": (2.0,) * FEATURE_COUNT, "temperature": 1.5,
+        "slope": 0.9, "intercept": -0.2, "horizon_days": 30, "ece": 0.01,
     }  # fmt: skip
     return Ranking.model_validate(values | changes)
 
