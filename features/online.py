@@ -13,7 +13,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Literal
@@ -31,7 +31,8 @@ from features.definitions import epoch_seconds
 from features.feast_import import feast
 from features.state import CustomerState, pack, unpack
 
-from feast.infra.passthrough_provider import PassthroughProvider  # isort: skip - after features.feast_import
+from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key_prefix  # isort: skip - after features.feast_import
+from feast.infra.passthrough_provider import PassthroughProvider  # isort: skip
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey  # isort: skip
 from feast.protos.feast.types.Value_pb2 import Value  # isort: skip
 from redis.exceptions import RedisError  # isort: skip
@@ -210,6 +211,33 @@ class OnlineStore:
             found += [unpack(p) if p else None for p in packed]
         return found
 
+    def customers(self) -> list[tuple[str, str]]:
+        """Everyone who has a stored state: (business_id, customer_id), sorted. A second or two for a million; call it in a thread.
+
+        Raises:
+            ArtifactError, UpstreamError, UpstreamTimeout: as `read`.
+        """
+        with _errors(self._settings):
+            self._check_file()
+            keys = self._sqlite_keys() if self._settings.kind == "sqlite" else self._redis_keys()
+            return sorted({_customer(key) for key in keys})
+
+    def _sqlite_keys(self) -> Iterator[bytes]:
+        """Feast has no listing of its own. A connection of our own, read-only, so that a long walk holds up no other reader."""
+        with closing(sqlite3.connect(f"{self._file.as_uri()}?mode=ro", uri=True)) as connection:
+            query = f"SELECT entity_key FROM \"{PROJECT}_{VIEW_NAME}\" WHERE feature_name = 'packed'"  # noqa: S608 - our own constants
+            for (key,) in connection.execute(query):
+                yield key
+
+    def _redis_keys(self) -> Iterator[bytes]:
+        """A Redis key is the serialized entity key followed by the project."""
+        store: Any = self._reader.online_store
+        client, ending = store._get_client(self._config.online_store), PROJECT.encode()
+        prefix = serialize_entity_key_prefix(["business_id", "customer_id"], entity_key_serialization_version=3)
+        for key in client.scan_iter(match=_glob(prefix) + b"*" + ending, count=_WRITE_CHUNK):
+            if key.startswith(prefix) and key.endswith(ending):
+                yield key[: -len(ending)]
+
     def _check_file(self) -> None:
         """Feast would create a missing SQLite file, empty; say instead that nothing was materialized."""
         if self._opened or self._settings.kind != "sqlite":
@@ -226,6 +254,18 @@ class OnlineStore:
                 if connection is not None:
                     connection.close()
                     setattr(provider.online_store, name, None)
+
+
+def _customer(key: bytes) -> tuple[str, str]:
+    """(business_id, customer_id) of a serialized entity key."""
+    found = deserialize_entity_key(key, entity_key_serialization_version=3)
+    of = dict(zip(found.join_keys, (v.string_val for v in found.entity_values), strict=True))
+    return of["business_id"], of["customer_id"]
+
+
+def _glob(text: bytes) -> bytes:
+    """A Redis pattern that matches just this text."""
+    return b"".join(b"\\" + bytes([c]) if c in b"*?[]\\^-" else bytes([c]) for c in text)
 
 
 @contextmanager

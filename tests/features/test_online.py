@@ -47,10 +47,18 @@ def _round_trip(store: OnlineStore) -> None:
     assert [None if s is None else s.watermark for s in states] == [None, 9, 4]
     assert store.read("c", "b") is None
     assert store.read_many([]) == []
+    strange = "c*[1]?\\ü"  # a pattern's characters, and more bytes than letters
+    store.write([("b", strange, STATE)])
+    assert store.customers() == sorted([("b", "c"), ("b", "d"), ("b", strange), ("other", "c")])
 
 
 def test_sqlite_reads_what_was_written(store) -> None:
     _round_trip(store)
+
+
+def test_listing_customers_before_anything_was_materialized_is_an_artifact_error(store) -> None:
+    with pytest.raises(ArtifactError, match="no online store"):
+        store.customers()
 
 
 def test_states_outlive_the_process(store, tmp_path) -> None:
