@@ -11,7 +11,7 @@ class Home:
     """The folder that holds all that a run makes; nothing is written elsewhere.
 
     warehouse/ Parquet; models/ bundles; triton_repo/ the built model repository; mlruns/ MLflow; online/ Feast on SQLite;
-    regulars.db operational data; run/ process ids and logs.
+    embeddings/ vectors of customers, one file a model version; regulars.db operational data; run/ process ids and logs.
     """
 
     root: Path
@@ -35,6 +35,10 @@ class Home:
     @property
     def online(self) -> Path:
         return self.root / "online"
+
+    @property
+    def embeddings(self) -> Path:
+        return self.root / "embeddings"
 
     @property
     def database_url(self) -> str:

@@ -457,6 +457,13 @@ class OperationalStore:
             rows.append(_inbox_row(*columns))
         return rows
 
+    async def customers_above(self, above_seq: int, limit: int = 1000) -> list[tuple[int, str, str]]:
+        """Whose events lie above a sequence number: (seq, business_id, customer_id) of each event, oldest first."""
+        columns = (inbox.c.seq, inbox.c.business_id, inbox.c.customer_id)
+        async with self._reading() as connection:
+            found = await connection.execute(sa.select(*columns).where(inbox.c.seq > above_seq).order_by(inbox.c.seq).limit(limit))
+            return [(int(seq), str(business), str(customer)) for seq, business, customer in found]
+
     async def landed_seq(self) -> int:
         """Up to which `seq` everything is in the warehouse and in the base states; 0 at first."""
         async with self._reading() as connection:
