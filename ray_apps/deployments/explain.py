@@ -2,7 +2,7 @@
 
 Two steps. *What moved the score*: the ranker's score is attributed to named groups of pair features (`features.pairs.GROUPS`) by
 leaving each group out: its features are set to those of the request's average candidate and the ranker is asked again, all rewards and
-groups in one batch (`attribution_rows`, `moved`, `impacts`). *What can be said*: each group has a sentence maker; the groups that moved
+groups in one batch (`attribution_inputs`, `attributed`). *What can be said*: each group has a sentence maker; the groups that moved
 the score up and have a sentence give the reasons, by how much they moved it. Where nothing was attributed the fixed order stands.
 
 Each claim can be recomputed from the raw events; `tests/ray_apps/test_explain.py` does.
@@ -13,7 +13,7 @@ Letters: K rewards shown, C candidates, P pair features, G groups, D embedding d
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from features.definitions import KIND_CODES, PURCHASE
+from features.pairs import GROUP_COLUMNS
 from features.state import CustomerState
 from ray_apps.deployments.population import PART_OF_HOUR, PARTS, PEERS, Population, peers_of
 from ray_apps.deployments.population import populations as populations
@@ -29,6 +30,8 @@ from ray_apps.deployments.rerank import NEW_DAYS, Offers
 HOUR_OF_PART = {"morning": 9, "afternoon": 14, "evening": 19, "night": 23}
 """The hour that stands for a part of the day in a request's context."""
 
+VECTOR_GROUP = "taste"
+"""The group of pair features that the item vector belongs to."""
 MAX_REASONS = 3
 MIN_IMPACT = 1e-6
 """Least move of the probability that counts as one: the answer's rounding."""
@@ -57,6 +60,46 @@ def attribution_rows(pair_features: np.ndarray, groups: Mapping[str, Sequence[in
     for group, columns in enumerate(groups.values()):
         rows[:, group, columns] = reference[columns]
     return rows.reshape(-1, pair_features.shape[1])
+
+
+def attribution_inputs(
+    inputs: Mapping[str, np.ndarray], shown: np.ndarray, groups: Mapping[str, Sequence[int]] = GROUP_COLUMNS
+) -> dict[str, np.ndarray]:
+    """The ranker's inputs (`contracts.tensors.RANKER`) for `attribution_rows` of one request: one batch of K * G rows.
+
+    The reference is the request's average candidate, so a feature that is the same for all of them moves nothing. For "taste" the item
+    vector is the average one too; its dot product with the user vector is then the average cosine, as the feature says.
+
+    Args:
+        inputs: of all C candidates, as they were ranked.
+        shown: int64 (K,), positions among them.
+    """
+    count = len(groups)
+    pairs, vectors = inputs["pair_features"], inputs["item_vector"]
+    asked = {name: np.repeat(value[shown], count, axis=0) for name, value in inputs.items() if name != "pair_features"}
+    asked["pair_features"] = attribution_rows(pairs[shown], groups, pairs.mean(axis=0))
+    if VECTOR_GROUP in groups:
+        asked["item_vector"][list(groups).index(VECTOR_GROUP) :: count] = vectors.mean(axis=0)
+    return asked
+
+
+def attributed(
+    logits: np.ndarray,
+    shown: np.ndarray,
+    without: np.ndarray,
+    probability: Callable[[np.ndarray], np.ndarray],
+    groups: Iterable[str] = GROUP_COLUMNS,
+) -> list[dict[str, float]]:
+    """For each reward shown: group -> by how much it raised the probability; what `Explainer.reasons` takes.
+
+    Args:
+        logits: (C, heads), of all candidates. shown: int64 (K,), positions among them.
+        without: (K * G, heads), the ranker's answer to `attribution_inputs`.
+        probability: see `impacts`.
+    """
+    gained, _ = impacts(logits[:, 0], shown, moved(without, logits[shown]), probability)
+    names = list(groups)
+    return [dict(zip(names, row, strict=True)) for row in gained.tolist()]
 
 
 def moved(logits: np.ndarray, base: np.ndarray) -> np.ndarray:

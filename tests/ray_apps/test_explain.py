@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.tables import TABLES
+from contracts.tensors import RANKER
 from features.definitions import event_touch, purchase_touch
 from features.pairs import GROUP_COLUMNS, PAIR_NAMES
 from features.state import CustomerState, fold
@@ -28,6 +29,8 @@ from ray_apps.deployments.explain import (
     Explainer,
     Population,
     Reason,
+    attributed,
+    attribution_inputs,
     attribution_rows,
     impacts,
     moved,
@@ -327,6 +330,34 @@ def test_moves_of_a_linear_ranker_are_its_terms() -> None:
     softmax = np.exp(changed) / np.exp(changed).sum()
     assert now[2] - gained[2, 3] == pytest.approx(probability(softmax[11]), abs=1e-9)
     assert (np.sign(gained) == np.sign(moves)).all()
+
+
+def test_one_batch_asks_for_all_rewards_and_its_answer_names_the_groups() -> None:
+    """A ranker that is logit = first pair feature of each group + user . item: taste is neutral in both at once."""
+    rng = np.random.default_rng(5)
+    c, k, user = 20, np.array([3, 7]), rng.normal(size=(1, 64)).astype(np.float32)
+    inputs = {
+        "pair_features": rng.normal(size=(c, len(PAIR_NAMES))).astype(np.float32), "user_vector": np.repeat(user, c, axis=0),
+        "item_vector": rng.normal(size=(c, 64)).astype(np.float32), "features": np.ones((c, 44), np.float32),
+    }  # fmt: skip
+    inputs["pair_features"][:, 0] = inputs["item_vector"] @ user[0]
+    heads = [columns[0] for columns in GROUP_COLUMNS.values()]
+
+    def ranker(x: dict[str, np.ndarray]) -> np.ndarray:
+        redeem = x["pair_features"][:, heads].sum(axis=1) + (x["user_vector"] * x["item_vector"]).sum(axis=1)
+        return np.stack([redeem, -redeem], axis=1)
+
+    asked = attribution_inputs(inputs, k)
+    for spec in RANKER.inputs:
+        spec.check(asked[spec.name])
+        assert len(asked[spec.name]) == 2 * len(GROUP_COLUMNS)
+    given_moves = attributed(ranker(inputs), k, ranker(asked), np.log)  # log share: a difference of logits, nearly
+    assert [list(m) for m in given_moves] == [list(GROUP_COLUMNS)] * 2
+    x = inputs["pair_features"]
+    gap = (x[k] - x.mean(axis=0))[:, heads]
+    gap[:, 0] *= 2  # the cosine, and the vectors
+    assert (np.sign([list(m.values()) for m in given_moves]) == np.sign(gap)).all()
+    np.testing.assert_allclose(moved(ranker(asked), ranker(inputs)[k]), gap, atol=1e-3)
 
 
 def test_on_the_wire_are_three_reasons_at_most() -> None:
