@@ -32,7 +32,7 @@ from contracts.errors import ArtifactError, ConfigError
 from contracts.paths import Home
 from features.definitions import KIND_COUNT
 from features.rewards import texts
-from training.recommender import calibrate, data, evaluate
+from training.recommender import calibrate, data, evaluate, next_offer
 from training.recommender.model import ModelConfig, TwoTower
 from training.recommender.module import Recommender
 from training.registry import Registry, code_version
@@ -280,11 +280,14 @@ def train_recommender(home: Home, settings: TrainSettings, embed: Embed, console
         log_share = np.log(shares + 1e-6)
         result = evaluate.evaluate(fitted.model, dataset, settings.bootstrap, settings.seed, calibration, log_share)
     result["calibration"] = report
+    offers = next_offer.fit_next_offer(connection, fitted.model, dataset, settings, console)
+    result["next_offer"] = offers.report
     result["training"] = _facts(fitted, dataset, trained)
     with console.status("recording the run"):
         _write_artifacts(
             folder / "artifacts", fitted, dataset, calibration, settings, redeemer_columns(warehouse, connection, dataset), result
         )
+        offers.save(folder / "artifacts")
         run_id = _record(home, settings, folder / "artifacts", version, fitted, result)
     shutil.rmtree(folder, ignore_errors=True)
     return TrainResult(run_id, result)
