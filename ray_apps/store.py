@@ -219,6 +219,19 @@ class FeedbackReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """What one customer was shown lately.
+
+    Attributes:
+        times: reward id -> when answers that held it were given, epoch seconds, newest first.
+        acted: reward id -> the newest of those answers in which it was clicked or converted.
+    """
+
+    times: dict[str, list[float]]
+    acted: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class KeyRow:
     """One bearer key without its secret; `hash` is the SHA-256 (hex) of the secret."""
 
@@ -495,6 +508,24 @@ class OperationalStore:
             page = await connection.execute(sa.select(recommendations).where(*mine).order_by(*newest_first).limit(limit).offset(offset))
             return HistoryPage([_recommendation(row) for row in page.mappings()], total)
 
+    async def shown_to(self, business_id: str, customer_id: str, since: datetime, limit: int = 100) -> Shown:
+        """What a customer was shown since an instant, for the frequency cap; of more than `limit` answers the newest count.
+
+        Times are those of the answers (serving time), also for clicks. Read only where a cap is set; on SQLite in place, as the inbox is:
+        10 answers of 5 rewards take 0.12 ms, 100 take 0.9 ms. An answer counts once its batch is written, at most 0.05 s later.
+        """
+        bound = {"business_id": business_id, "customer_id": customer_id, "since": to_micros(since), "limit": limit}
+        if self.is_sqlite:
+            with self._guarded():
+                if self._reader is None:
+                    self._reader = self._open_reader()
+                return _shown(*(self._reader.execute(query, bound).fetchall() for query in (_SHOWN, _ACTED)))
+        with self._guarded():
+            async with self._read.connect() as connection:
+                connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
+                shown = (await connection.execute(sa.text(_SHOWN), bound)).all()
+                return _shown(shown, (await connection.execute(sa.text(_ACTED), bound)).all())
+
     async def recommendation(self, business_id: str, recommendation_id: str) -> StoredRecommendation:
         """One past answer.
 
@@ -731,6 +762,25 @@ _RECENT_SQLITE = (
     "SELECT seq, business_id, event_id, customer_id, event_type, occurred_at, payload FROM inbox "
     "WHERE business_id = ? AND customer_id = ? AND seq > ? ORDER BY seq DESC LIMIT ?"
 )
+
+# The same text on both engines; `created_at` is microseconds.
+_SHOWN = (
+    "SELECT created_at, payload FROM recommendations WHERE business_id = :business_id AND customer_id = :customer_id "
+    "AND created_at >= :since ORDER BY created_at DESC LIMIT :limit"
+)
+_ACTED = (
+    "SELECT f.reward_id, max(r.created_at) FROM recommendations r JOIN feedback f ON f.recommendation_id = r.recommendation_id "
+    "WHERE r.business_id = :business_id AND r.customer_id = :customer_id AND r.created_at >= :since "
+    "AND f.event_type IN ('CLICK', 'CONVERSION') GROUP BY f.reward_id"
+)
+
+
+def _shown(answers: Sequence[Sequence[Any]], acted: Sequence[Sequence[Any]]) -> Shown:
+    times: dict[str, list[float]] = {}
+    for micros, payload in answers:
+        for entry in orjson.loads(payload):
+            times.setdefault(entry["rewardId"], []).append(micros / 1e6)
+    return Shown(times, {reward_id: micros / 1e6 for reward_id, micros in acted})
 
 
 def _beginner(statement: str) -> Callable[[Connection], None]:

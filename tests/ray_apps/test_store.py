@@ -332,6 +332,22 @@ async def test_feedback_counts_once(store: OperationalStore) -> None:
     assert await store.recent_events("biz-1", "c1", 0) == []
 
 
+async def test_what_a_customer_was_shown_lately_and_clicked(store: OperationalStore) -> None:
+    at = [NOW - timedelta(days=d) for d in (0, 1, 2, 9)]
+    await store.save_recommendations([answer(f"r{i}", at=when, rewards=("w1", "w2")[: 2 - i % 2]) for i, when in enumerate(at)])
+    await store.save_recommendations([answer("y", customer="c2"), answer("z", business="biz-2")])
+    for name in ("r1", "r2"):
+        await store.add_feedback("biz-1", name, "w1", "CLICK", {}, NOW)
+    await store.add_feedback("biz-1", "r1", "w1", "CONVERSION", {}, NOW)
+    await store.add_feedback("biz-1", "r0", "w2", "IMPRESSION", {}, NOW)
+    found = await store.shown_to("biz-1", "c1", NOW - timedelta(days=7))
+    assert found.times == {"w1": [w.timestamp() for w in at[:3]], "w2": [at[0].timestamp(), at[2].timestamp()]}
+    assert found.acted == {"w1": at[1].timestamp()}
+    assert (await store.shown_to("biz-1", "c1", NOW - timedelta(days=7), limit=1)).times == {r: [NOW.timestamp()] for r in ("w1", "w2")}
+    nobody = await store.shown_to("biz-1", "nobody", NOW)
+    assert (nobody.times, nobody.acted) == ({}, {})
+
+
 async def test_negative_feedback_is_a_dismissal_in_the_inbox(store: OperationalStore) -> None:
     long = "w" * 128
     await store.save_recommendations([answer(rewards=(long,))])
