@@ -73,8 +73,8 @@ FEATURE_NAMES: tuple[str, ...] = (
 assert len(FEATURE_NAMES) == FEATURE_COUNT  # noqa: S101 - our own mistake, at import
 
 # Divisors that bring each block to about -1..1; constants, so that no statistics of the data have to travel with a model.
-_COUNT_SCALE, _SPEND_SCALE, _INCOME_SCALE, _YEAR_S = 4.0, 8.0, 12.0, 365.25 * DAY_S
-_SUM_SCALES = np.array([_SPEND_SCALE if g == "spend" else _COUNT_SCALE for g in GROUPS for _ in HALF_LIVES_DAYS])
+COUNT_SCALE, SPEND_SCALE, _INCOME_SCALE, _YEAR_S = 4.0, 8.0, 12.0, 365.25 * DAY_S
+_SUM_SCALES = np.array([SPEND_SCALE if g == "spend" else COUNT_SCALE for g in GROUPS for _ in HALF_LIVES_DAYS])
 _LOG_NEVER = math.log1p(NEVER_DAYS)
 
 
