@@ -8,7 +8,7 @@ customers, 320 rewards, 208,287 redemptions, 1,028,646 transactions), 2.5 s on `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import duckdb
@@ -33,6 +33,7 @@ YEAR_S = 365.25 * 86_400.0
 MIN_REWARD_PART_REDEMPTIONS = 10
 MIN_TOGETHER, MIN_TOGETHER_LIFT, MAX_NEIGHBOURS, MAX_PAIRED = 10, 1.2, 20, 5_000
 MIN_PEERS, MIN_PEER_REDEEMERS = 50, 10
+LIFT_BOUNDS = (0.25, 4.0)
 PRIOR_STRENGTH = 20.0
 """Redemptions (redeemers) after which a lift counts half: one from few cases is drawn towards 1."""
 
@@ -99,15 +100,50 @@ class Population:
         mine = self.by_reward.get(reward_id)
         if mine is not None and self.by_part[part]:
             usual = self.by_part[part] / self.by_part.sum()
-            lift *= float((mine[part] + PRIOR_STRENGTH * usual) / (mine.sum() + PRIOR_STRENGTH) / usual)
-        redeemers = self.peer_redeemers.get(reward_id)
-        if redeemers is None:
-            return lift
+            lift = float((mine[part] + PRIOR_STRENGTH * usual) / (mine.sum() + PRIOR_STRENGTH) / usual)
         for peer in peers:
-            usual = self.peers[peer] / self.customers
-            if usual:
-                lift *= float((redeemers[peer] + PRIOR_STRENGTH * usual) / (self.redeemers[reward_id] + PRIOR_STRENGTH) / usual)
+            lift *= self.peer_lift(reward_id, peer)
         return lift
+
+    def peer_lift(self, reward_id: str, peer: int) -> float:
+        """The part of `context_lift` that is due to one group of `PEERS`."""
+        redeemers = self.peer_redeemers.get(reward_id)
+        if redeemers is None or not self.peers[peer]:
+            return 1.0
+        usual = self.peers[peer] / self.customers
+        return float((redeemers[peer] + PRIOR_STRENGTH * usual) / (self.redeemers[reward_id] + PRIOR_STRENGTH) / usual)
+
+
+@dataclass(frozen=True)
+class ContextLifts:
+    """`Population.context_lift` of a whole catalogue, for answers without the model: two lookups instead of hundreds of calls.
+
+    On customers' first redemptions of the last fifth of a history (counts from the first four fifths) popularity of 90 days times these
+    lifts has NDCG@10 0.140 on the generated programme against 0.111 for popularity alone, 0.128 against 0.103 on `movielens_100k`,
+    0.0107 against 0.0104 on `online_retail_ii` (no demographics) and 0.591 against 0.601 on `starbucks_rewards` (ten offers;
+    within the noise).
+
+    Attributes:
+        by_part: float64 (N, 4). by_peer: float64 (N, 9).
+    """
+
+    by_part: np.ndarray
+    by_peer: np.ndarray
+
+    @classmethod
+    def build(cls, population: Population, reward_ids: Sequence[str]) -> ContextLifts:
+        """For the rows of a catalogue; one that the population does not know has lift 1."""
+        parts, peers = range(len(PARTS)), range(len(PEERS))
+        of_part = np.array([[population.context_lift(r, part) for part in parts] for r in reward_ids]).reshape(-1, len(PARTS))
+        by_peer = np.array([[population.peer_lift(r, peer) for peer in peers] for r in reward_ids]).reshape(-1, len(PEERS))
+        return cls(of_part, by_peer)
+
+    def of(self, rows: np.ndarray, part: int, peers: tuple[int, ...] = ()) -> np.ndarray:
+        """float64 (K,): the lift of each row, 0.25 to 4, for the part of the day and the groups (`peers_of`)."""
+        lift = self.by_part[rows, part]
+        for peer in peers:
+            lift = lift * self.by_peer[rows, peer]
+        return np.clip(lift, *LIFT_BOUNDS)
 
 
 def peers_of(state: CustomerState | None, now: float) -> tuple[int, ...]:

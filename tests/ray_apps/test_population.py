@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from contracts.tables import TABLES
 from features.state import CustomerState
 from ray_apps.deployments.population import (
+    LIFT_BOUNDS,
     MAX_NEIGHBOURS,
     MIN_TOGETHER,
     MIN_TOGETHER_LIFT,
     PART_OF_HOUR,
     PARTS,
     PEERS,
+    ContextLifts,
     Population,
     peers_of,
     populations,
@@ -57,7 +59,7 @@ def _redemption(customer: str, reward: str, business: str = "biz", hour: int = 8
 def test_what_is_redeemed_together_is_counted_as_sets_are(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     got = {(f"c-{int(c)}", f"r-{int(r)}") for c, r in zip(rng.integers(0, 60, 900), rng.zipf(1.3, 900) % (count + 2), strict=True)}
-    events = [_redemption(c, r) for c, r in sorted(got)] + [_redemption("c-1", "r-1")]
+    events = [_redemption(c, r) for c, r in [*sorted(got), min(got)]]  # one of them twice
     population = counted(rewards=_rewards(count), events=events)["biz"]
     who = {r: {c for c, x in got if x == r} for r in {x for _, x in got if int(x[2:]) < count}}
     everyone = set().union(*who.values())
@@ -100,6 +102,24 @@ def test_peers_are_groups_of_age_and_gender() -> None:
     assert population.peer_share("r-9", 2) is None
     assert population.context_lift("r-0", 0, (2,)) == pytest.approx((40 + 20 * 0.6) / 60 / 0.6)
     assert population.context_lift("r-9", 0, (2,)) == population.context_lift("r-0", 0) == 1.0
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_lifts_of_a_catalogue_are_those_of_its_rewards(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    ids = ["r-0", "unknown", "r-1", "r-2"]
+    population = Population(
+        by_reward={r: rng.integers(0, 400, 4).astype(float) for r in ids if r != "unknown"}, by_part=np.array([500.0, 300, 0, 90]),
+        redeemers=dict.fromkeys(ids, 300), peer_redeemers={r: rng.integers(0, 90, 9).astype(float) for r in ids if r != "unknown"},
+        peers=np.array([100.0, 200, 0, 50, 100, 100, 300, 300, 10]), customers=700,
+    )  # fmt: skip
+    lifts = ContextLifts.build(population, ids)
+    rows = rng.permutation(4)
+    for part, peers in ((0, ()), (2, (1,)), (3, (0, 6)), (1, (2, 8))):
+        expected = np.clip([population.context_lift(ids[r], part, peers) for r in rows], *LIFT_BOUNDS)
+        np.testing.assert_allclose(lifts.of(rows, part, peers), expected)
+    assert ContextLifts.build(population, []).of(np.array([], dtype=int), 0, (1,)).tolist() == []
 
 
 def test_who_is_in_which_group() -> None:
