@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from contracts.errors import StackError
-from regulars import data, demo, doctor, export, key, serve, train
+from regulars import data, demo, doctor, evaluate, export, key, serve, train
 from regulars.common import errors
 
 INTERRUPTED = 130
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(train.app, name="train")
+app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(key.app, name="key")
 export.register(app)
 serve.register(app)

@@ -29,7 +29,6 @@ from training.settings import TrainSettings
 
 DAY_S = 86_400.0
 ACTIVE_DAYS = 90
-VIEWED = """coalesce(json_extract_string(e.metadata, '$.viewed_before'), 'true') <> 'false'"""
 Progress = Callable[[int, int], None]
 
 
@@ -256,10 +255,11 @@ def load_log(
     try:
         found = connection.sql(
             "SELECT e.business_id, e.customer_id, epoch_us(e.occurred_at) / 1e6 AS time, c.item, "
-            f"bool_or(e.event_type = 'redemption' AND {VIEWED if viewed_only else 'true'}) AS target FROM events e "  # noqa: S608
+            "bool_or(e.event_type = 'redemption' AND NOT ($viewed_only AND "
+            "coalesce(json_extract_string(e.metadata, '$.viewed_before'), 'true') = 'false')) AS target FROM events e "
             "JOIN catalogue_rows c ON c.business_id = e.business_id AND c.reward_id = e.reward_id "
             "WHERE list_contains($kinds, e.event_type) GROUP BY ALL ORDER BY e.business_id, e.customer_id, time, item",
-            params={"kinds": list(kinds)},
+            params={"kinds": list(kinds), "viewed_only": viewed_only},
         ).to_arrow_table()
     finally:
         connection.unregister("catalogue_rows")
