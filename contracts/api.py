@@ -276,6 +276,47 @@ class RecommendationHistory(Response):
     """Milliseconds spent in the server."""
 
 
+class SimilarCustomer(Response):
+    """One customer near the asked one."""
+
+    customer_id: str = Field(examples=["cust-456"])
+    """The customer."""
+    similarity: float = Field(ge=-1, le=1, examples=[0.93])
+    """Cosine of the two customers' vectors."""
+    shared_rewards: list[str] = Field(examples=[["Free Latte", "Two for one: pastry"]])
+    """Names of up to three rewards that both redeemed, the most often by both first."""
+    embedded_at: datetime = Field(examples=["2026-11-21T08:30:00.125Z"])
+    """What the customer did before this instant is in the vector."""
+
+
+class VectorFreshness(Response):
+    """How new and how complete the vectors are that were compared."""
+
+    vector_age_seconds: float = Field(ge=0, examples=[0.0])
+    """Age of the asked customer's own vector; more than 0 only while the model server is away."""
+    indexed: int = Field(ge=0, examples=[19873])
+    """Customers of this business that have a vector."""
+    total: int = Field(ge=0, examples=[20000])
+    """Customers of this business that are known. More than `indexed`: the others are being embedded."""
+
+
+class SimilarResponse(Response):
+    """The customers most like the asked one, nearest first."""
+
+    customer_id: str = Field(examples=["cust-123"])
+    """The customer asked about."""
+    similar: list[SimilarCustomer]
+    """Nearest first, without the asked one; fewer than `limit` when there are fewer."""
+    model_version: str = Field(examples=["two-tower/7"])
+    """The model whose vectors were compared."""
+    latency: float = Field(ge=0, examples=[3.4])
+    """Milliseconds spent in the server."""
+    coverage: Coverage = Field(examples=["full"])
+    """How much was known of the asked customer."""
+    freshness: VectorFreshness
+    """How new and how complete the vectors are."""
+
+
 class EventIn(Request):
     """One dated act of a customer. The same `eventId` sent again changes nothing."""
 

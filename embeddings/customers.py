@@ -120,7 +120,7 @@ class CustomerIndex:
             raise ShapeError(f"{len(counts)} touch counts and finite times must come with {len(customer_ids)} customers. Send one each.")
         with self._lock:
             part = self._parts.setdefault(business_id, _Part(self.dim))
-        allowed = [i for i, c in enumerate(customer_ids) if times[i] > self._removed.get((business_id, c), -math.inf)]
+        allowed = [i for i, c in enumerate(customer_ids) if times[i] > self.removed_at(business_id, c)]
         return part.upsert(customer_ids, vectors, times, counts, allowed)
 
     def _check(self, vectors: np.ndarray, expected: int) -> None:
@@ -144,6 +144,10 @@ class CustomerIndex:
             self._removed[key] = max(at, self._removed.get(key, -math.inf))
         part = self._parts.get(business_id)
         return part.remove(customer_id) if part is not None else False
+
+    def removed_at(self, business_id: str, customer_id: str) -> float:
+        """Until when (epoch seconds) a customer was erased; -inf for one who never was."""
+        return self._removed.get((business_id, customer_id), -math.inf)
 
     def search(self, vector: np.ndarray, k: int, business_id: str, exclude: Collection[str] = ()) -> list[Neighbour]:
         """The k customers of one business whose vectors are nearest.

@@ -126,6 +126,7 @@ _DOCUMENTED: tuple[tuple[type[BaseModel], Any], ...] = (
     (api.RecommendationResponse, "serialization"),
     (api.FeedbackResponse, "serialization"),
     (api.RecommendationHistory, "serialization"),
+    (api.SimilarResponse, "serialization"),
     (api.EventsResponse, "serialization"),
     (api.Ready, "serialization"),
     (api.Problem, "serialization"),
@@ -146,6 +147,7 @@ def create_app(service: Service) -> ASGIApp:
     # /docs with assets of our own: it also works where the net does not reach a CDN.
     app = FastAPIOffline(title=TITLE, version=VERSION, lifespan=lifespan, redoc_url=None, redirect_slashes=False, static_url="/docs/assets")
     _add_recommendations(app, service)
+    _add_customers(app, service)
     _add_events(app, service)
     _add_operations(app, service)
     _add_handlers(app)
@@ -189,6 +191,23 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
         caller = await service.authenticate(request.headers.get("authorization"), WRITERS)
         given = await read(request, api.FeedbackRequest)
         return answer(await service.feedback(caller, recommendation_id, given, stopwatch), stopwatch)
+
+
+def _add_customers(app: FastAPI, service: Service) -> None:
+    @app.get("/api/v1/ml/customers/{customer_id}/similar", **_returns(api.SimilarResponse, 401, 403, 404, 422, 503), openapi_extra=_SECURED)
+    async def similar(
+        request: Request,
+        customer_id: Annotated[api.Id, Path(description="The customer asked about.")],
+        limit: Annotated[int, Query(ge=1, le=100, description="Customers at most.")] = 10,
+    ) -> Response:
+        """The customers of this business most like one of them, nearest first.
+
+        What the asked customer just did is counted. 503 with Retry-After until the first customers have been embedded.
+        """
+        stopwatch = Stopwatch()
+        caller = await service.authenticate(request.headers.get("authorization"), READERS)
+        stopwatch.lap("auth")
+        return answer(await service.similar(caller, customer_id, limit, stopwatch), stopwatch)
 
 
 def _add_events(app: FastAPI, service: Service) -> None:

@@ -16,6 +16,7 @@ from features.state import CustomerState
 from ray_apps.clock import ServingClock
 from ray_apps.deployments.model import ModelWatcher
 from ray_apps.deployments.recommend import Recommender
+from ray_apps.deployments.similar import SimilarCustomers
 from ray_apps.keys import Caller, KeyRing
 from ray_apps.metrics import Metrics, Stopwatch
 from ray_apps.middleware import Gate
@@ -41,6 +42,16 @@ class BaseStates:
             return await asyncio.to_thread(self._store.read, business_id, customer_id)
         return self._store.read(business_id, customer_id)
 
+    async def read_many(self, customers: Sequence[tuple[str, str]]) -> list[CustomerState | None]:
+        """As `read`, for some (business id, customer id) at once."""
+        if self._in_thread:
+            return await asyncio.to_thread(self._store.read_many, customers)
+        return self._store.read_many(customers)
+
+    async def customers(self) -> list[tuple[str, str]]:
+        """Everyone who has a stored state: (business id, customer id)."""
+        return await asyncio.to_thread(self._store.customers)
+
     def close(self) -> None:
         """Close the store's connections."""
         self._store.close()
@@ -65,6 +76,10 @@ class Service:
         self.client = TritonClient(settings.triton_url or "127.0.0.1:8001", settings.tower_deadline_ms / 1000)
         self.models = ModelWatcher(home, self.client, settings.deployed_poll_s, self._swapped)
         self.recommender = Recommender(self.models, self.states, self.store, self.client, self.clock, settings, self.metrics)
+        self.customers = SimilarCustomers(
+            home, self.models, self.states, self.store, self.client, self.recommender.tower, self.clock, self.metrics, settings,
+            lambda: self.gate.busy,
+        )  # fmt: skip
 
     async def start(self) -> None:
         """Load the model and begin the background work.
@@ -75,9 +90,11 @@ class Service:
         self.log.start()
         await self.models.start()
         self._swapped("ok")
+        self.customers.start()
 
     async def stop(self) -> None:
         """End the background work and write what waits to be written."""
+        await self.customers.stop()
         await self.recommender.stop()
         await self.models.stop()
         try:
@@ -210,6 +227,17 @@ class Service:
             model_version=self.model_name,
             latency=round(stopwatch.stop(), 3),
         )
+
+    async def similar(self, caller: Caller, customer_id: str, limit: int, stopwatch: Stopwatch) -> dict[str, Any]:
+        """The body of a `SimilarResponse`.
+
+        Raises:
+            UnknownItem: nothing is known of the customer.
+            NotIndexed: the customers' vectors are still being computed and there is none of this business yet.
+        """
+        async with self.gate.enter():
+            body = await self.customers.similar(caller.business_id, customer_id, limit, stopwatch)
+        return body | {"latency": round(stopwatch.stop(), 3)}
 
     async def events(self, caller: Caller, raw: list[Any], stopwatch: Stopwatch) -> api.EventsResponse:
         """Store events; each is checked on its own, those not taken are put aside with the reason."""

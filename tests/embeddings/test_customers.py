@@ -88,6 +88,7 @@ def test_a_removed_customer_stays_away() -> None:
     assert index.remove("b", "c00007", 150.0)
     assert not index.remove("b", "c00007", 150.0)
     assert not index.remove("nobody", "c00007", 150.0)
+    assert (index.removed_at("b", "c00007"), index.removed_at("b", "c00008")) == (150.0, float("-inf"))
     assert "c00007" not in {n.customer_id for n in index.search(vectors[7], 50, "b")}
     assert index.upsert("b", ["c00007"], vectors[7:8], 150.0) == 0, "an old vector must not bring an erased customer back"
     assert index.upsert("b", ["c00007"], vectors[7:8], 151.0) == 1, "a customer who comes again later is a customer again"

@@ -38,6 +38,7 @@ from ray_apps.migrations import upgrade, upgrade_async
 from ray_apps.service import Service
 from ray_apps.settings import ServeSettings
 from ray_apps.store import OperationalStore
+from ray_apps.tuning import SimilarSettings
 from warehouse.store import Warehouse
 
 
@@ -385,7 +386,8 @@ async def api(home: Path) -> AsyncIterator[Api]:
     )
     service = Service(settings)
     tower = LocalTower(home)
-    service.client = service.models._client = service.recommender._client = tower  # type: ignore[assignment]
+    service.client = service.models._client = service.recommender._client = service.customers._client = tower  # type: ignore[assignment]
+    service.customers.settings = SimilarSettings(background=False)  # tests count the tower's calls; test_similar.py walks by itself
     app = create_app(service)
     keys = {}
     for name, business, role in (("app", BUSINESS, "app"), ("analyst", BUSINESS, "analyst"), ("other", OTHER, "app")):

@@ -274,6 +274,15 @@ async def test_rows_to_land_are_a_prefix_in_commit_order(store: OperationalStore
     assert [r.seq for r in await store.events_to_land(10, 0)] == [seqs[2]]
 
 
+async def test_customers_with_events_above_a_number_in_their_order(store: OperationalStore) -> None:
+    await store.insert_events("b", [event("e1", "c1"), event("e2", "c2")])
+    await store.insert_events("other", [event("e1", "c1")])
+    found = await store.customers_above(0)
+    assert [row[1:] for row in found] == [("b", "c1"), ("b", "c2"), ("other", "c1")]
+    assert await store.customers_above(found[0][0], 1) == found[1:2]
+    assert await store.customers_above(found[-1][0]) == []
+
+
 @pytest.mark.services
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)  # SQLite has one writer at a time and cannot commit out of order
 async def test_the_lander_waits_for_writers_with_lower_numbers(database_url: str) -> None:

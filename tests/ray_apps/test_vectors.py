@@ -163,7 +163,7 @@ def test_metrics_tell_hits_from_misses() -> None:
     shown = metrics.render().decode()
     for line in ('{outcome="absent"} 1.0', '{outcome="hit"} 1.0', '{outcome="stale"} 1.0', '{outcome="expired"} 0.0'):
         assert f"regulars_vector_cache_total{line}" in shown
-    assert "regulars_vector_cache_entries 1.0" in shown
+    assert "regulars_vector_cache_entries 0.0" in shown
 
 
 @pytest.mark.parametrize("vector", [VECTOR[0], VECTOR.astype(np.float64), np.full((1, 4), np.nan, dtype=np.float32), VECTOR.repeat(2, 0)])
