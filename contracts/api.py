@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_camel, to_snake
 
 from contracts.errors import ContractError, TooLarge
-from contracts.tables import CHANNELS, EVENT_TYPES, ISSUE_TYPES, PURCHASE_CHANNELS, SENTIMENTS
+from contracts.tables import CHANNELS, EVENT_TYPES, ISSUE_TYPES, PURCHASE_CHANNELS, REWARD_TYPES, SENTIMENTS
 
 MAX_EVENTS = 1000
 MAX_METADATA_BYTES = 16_384
@@ -97,6 +97,7 @@ FeedbackType = Literal["IMPRESSION", "CLICK", "CONVERSION", "NEGATIVE_FEEDBACK"]
 Role = Literal["app", "analyst", "admin"]
 Objective = Literal["redemption", "expected_value", "clv"]
 """What the order of an answer maximises."""
+OfferKind = Literal[REWARD_TYPES]  # type: ignore[valid-type]
 ApiEventType = Literal[API_EVENT_TYPES]  # type: ignore[valid-type]
 Channel = Literal[CHANNELS]  # type: ignore[valid-type]
 
@@ -315,6 +316,86 @@ class SimilarResponse(Response):
     """How much was known of the asked customer."""
     freshness: VectorFreshness
     """How new and how complete the vectors are."""
+
+
+class NextOfferRequest(Request):
+    """Ask which kind of offer to make to one customer."""
+
+    customer_id: Id = Field(examples=["cust-123"])
+    """The customer; an unknown one gets a cold-start answer."""
+    business_id: Id | None = Field(default=None, examples=["biz-1"])
+    """May be left out; one that is not the caller's is refused with 403."""
+    context: RecommendationContext = Field(
+        default_factory=RecommendationContext, examples=[{"page": "homepage", "timeOfDay": "morning", "deviceType": "ios"}]
+    )
+    """Where and when the offer will be made."""
+    objective: Objective | None = Field(default=None, examples=["redemption"])
+    """What the order maximises; see `RecommendationRequest`. The server's setting when absent."""
+
+
+class OfferReward(Response):
+    """The best allowed reward of one type for this customer."""
+
+    reward_id: str = Field(examples=["reward-456"])
+    """The reward."""
+    name: str = Field(examples=["Free Latte"])
+    """Its name in the catalogue."""
+    score: float = Field(ge=0, le=1, examples=[0.12])
+    """Probability that the customer redeems this very reward within the horizon."""
+
+
+class OfferProbability(Response):
+    """One of the eight offer types."""
+
+    offer_type: OfferKind = Field(examples=["free_item"])
+    """The reward type."""
+    probability: float = Field(ge=0, le=1, examples=[0.31])
+    """Calibrated probability that the customer redeems (an informational one: views) a reward of the type within the horizon, while it is
+    on offer. 0 for a type that the catalogue has not, or of which this business has no history yet."""
+    available: bool = Field(examples=[True])
+    """Whether a reward of the type may be offered to this customer now."""
+    expected_value: float | None = Field(default=None, examples=[1.42])
+    """Probability times what redeeming the best reward leaves, money; null where there is none to offer."""
+    reward: OfferReward | None = None
+    """The best allowed one; null where there is none: dismissed, expired, sold out, redeemed once and for all, or not in the catalogue."""
+    note: Literal["not_in_catalogue", "none_allowed", "no_history"] | None = Field(default=None, examples=["none_allowed"])
+    """Why it cannot be offered, or why its probability is 0."""
+
+
+class NextBestOffer(Response):
+    """The offer to make."""
+
+    offer_type: OfferKind = Field(examples=["free_item"])
+    """The first of `offers`."""
+    reward_id: str = Field(examples=["reward-456"])
+    """Its best reward."""
+    name: str = Field(examples=["Free Latte"])
+    """The reward's name in the catalogue."""
+    probability: float = Field(ge=0, le=1, examples=[0.31])
+    """Of the type, as in `offers`."""
+    reason: str = Field(examples=["You redeemed 6 free items before"])
+    """One sentence computed from the customer's own data."""
+
+
+class NextOfferResponse(Response):
+    """A probability for each of the eight offer types, and the offer to make."""
+
+    customer_id: str = Field(examples=["cust-123"])
+    """The customer asked about."""
+    offers: list[OfferProbability] = Field(min_length=8, max_length=8)
+    """All eight types, best first: those that can be offered before those that cannot."""
+    next_best_offer: NextBestOffer | None = None
+    """The first of them with its reward; null where nothing may be offered."""
+    model_version: str = Field(examples=["two-tower/7"])
+    """The model that made this answer."""
+    latency: float = Field(ge=0, examples=[4.2])
+    """Milliseconds spent in the server."""
+    coverage: Coverage = Field(examples=["full"])
+    """How much was known of the customer."""
+    degraded: bool = Field(examples=[False])
+    """True when a part failed and the business's shares stand in for the model."""
+    horizon_days: int = Field(ge=1, examples=[30])
+    """What the probabilities are about."""
 
 
 class EventIn(Request):

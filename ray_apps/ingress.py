@@ -121,11 +121,13 @@ _SECURED: dict[str, Any] = {"security": [{"bearer": []}]}
 _DOCUMENTED: tuple[tuple[type[BaseModel], Any], ...] = (
     (api.RecommendationRequest, "validation"),
     (api.FeedbackRequest, "validation"),
+    (api.NextOfferRequest, "validation"),
     (api.EventIn, "validation"),
     (api.EventBatch, "validation"),
     (api.RecommendationResponse, "serialization"),
     (api.FeedbackResponse, "serialization"),
     (api.RecommendationHistory, "serialization"),
+    (api.NextOfferResponse, "serialization"),
     (api.SimilarResponse, "serialization"),
     (api.EventsResponse, "serialization"),
     (api.Ready, "serialization"),
@@ -147,6 +149,7 @@ def create_app(service: Service) -> ASGIApp:
     # /docs with assets of our own: it also works where the net does not reach a CDN.
     app = FastAPIOffline(title=TITLE, version=VERSION, lifespan=lifespan, redoc_url=None, redirect_slashes=False, static_url="/docs/assets")
     _add_recommendations(app, service)
+    _add_offers(app, service)
     _add_customers(app, service)
     _add_events(app, service)
     _add_operations(app, service)
@@ -208,6 +211,24 @@ def _add_customers(app: FastAPI, service: Service) -> None:
         caller = await service.authenticate(request.headers.get("authorization"), READERS)
         stopwatch.lap("auth")
         return answer(await service.similar(caller, customer_id, limit, stopwatch), stopwatch)
+
+
+def _add_offers(app: FastAPI, service: Service) -> None:
+    path = "/api/v1/ml/offers/next-best"
+
+    @app.post(path, **_returns(api.NextOfferResponse, *_BODY_PROBLEMS), openapi_extra=_takes(api.NextOfferRequest))
+    async def next_best(request: Request) -> Response:
+        """A probability for each of the eight offer types, and the offer to make to one customer.
+
+        Rewards that were dismissed, have expired, are sold out or were redeemed once and for all are not offered. An unknown customer gets
+        the shares of this business's customers.
+        """
+        stopwatch = Stopwatch()
+        caller = await service.authenticate(request.headers.get("authorization"), WRITERS)
+        stopwatch.lap("auth")
+        wanted = await read(request, api.NextOfferRequest)
+        own_business(caller, wanted.business_id)
+        return answer(await service.next_offer(caller, wanted, stopwatch), stopwatch)
 
 
 def _add_events(app: FastAPI, service: Service) -> None:

@@ -15,6 +15,7 @@ from features.online import OnlineSettings, OnlineStore
 from features.state import CustomerState
 from ray_apps.clock import ServingClock
 from ray_apps.deployments.model import ModelWatcher
+from ray_apps.deployments.next_offer import NextOffers
 from ray_apps.deployments.recommend import Recommender
 from ray_apps.deployments.similar import SimilarCustomers
 from ray_apps.keys import Caller, KeyRing
@@ -76,6 +77,7 @@ class Service:
         self.client = TritonClient(settings.triton_url or "127.0.0.1:8001", settings.tower_deadline_ms / 1000)
         self.models = ModelWatcher(home, self.client, settings.deployed_poll_s, self._swapped)
         self.recommender = Recommender(self.models, self.states, self.store, self.client, self.clock, settings, self.metrics)
+        self.offers = NextOffers(self.recommender, self.client, settings)
         self.customers = SimilarCustomers(
             home, self.models, self.states, self.store, self.client, self.recommender.tower, self.clock, self.metrics, settings,
             lambda: self.gate.busy,
@@ -237,6 +239,17 @@ class Service:
         """
         async with self.gate.enter():
             body = await self.customers.similar(caller.business_id, customer_id, limit, stopwatch)
+        return body | {"latency": round(stopwatch.stop(), 3)}
+
+    async def next_offer(self, caller: Caller, wanted: api.NextOfferRequest, stopwatch: Stopwatch) -> dict[str, Any]:
+        """The body of a `NextOfferResponse`.
+
+        Raises:
+            Overloaded: too many requests at once.
+            ArtifactError: no model is loaded yet.
+        """
+        async with self.gate.enter():
+            body = await self.offers.next_best(caller.business_id, wanted, stopwatch)
         return body | {"latency": round(stopwatch.stop(), 3)}
 
     async def events(self, caller: Caller, raw: list[Any], stopwatch: Stopwatch) -> api.EventsResponse:

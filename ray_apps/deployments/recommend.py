@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from contracts.api import RecommendationRequest
+from contracts.api import RecommendationContext, RecommendationRequest
 from contracts.errors import ArtifactError, StackError, UpstreamError
 from contracts.tensors import USER_TOWER
 from embeddings.table import Filter
@@ -65,6 +65,31 @@ class Answer:
     recommendation_id: str
     recommendations: list[dict[str, Any]]
     model_version: str
+    coverage: str
+    degraded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Customer:
+    """What is known of the asked customer at this moment, for answers other than recommendations.
+
+    Attributes:
+        now, context_time: epoch seconds; the second one stands for hour, weekday and month.
+        part: of the day.
+        state: None for an unknown customer.
+        vector: float32 (1, D); None for an unknown customer, and where Triton or the stored state is away.
+        rules: what may be shown.
+        degraded: something could not be read or computed.
+    """
+
+    served: Served
+    business_id: str
+    now: float
+    context_time: float
+    part: str
+    state: CustomerState | None
+    vector: np.ndarray | None
+    rules: Filter
     coverage: str
     degraded: bool
 
@@ -130,6 +155,34 @@ class Recommender:
         shown = self._explained(served, business_id, state if known else None, ranked, now, part)
         stopwatch.lap("rules")
         return Answer(secrets.token_hex(16), shown, served.name, self._coverage(state), not whole or (known and vector is None))
+
+    async def customer(self, business_id: str, customer_id: str, context: RecommendationContext, stopwatch: Stopwatch) -> Customer:
+        """The customer as of now, on the same way as a recommendation.
+
+        Raises:
+            ArtifactError: no model has been loaded yet.
+        """
+        served = self._models.current
+        if served is None:
+            raise ArtifactError("no model is loaded yet. Wait until /-/readyz answers 200.")
+        now = self._clock.now().timestamp()
+        state, whole = await self._state(served, business_id, customer_id, now)
+        stopwatch.lap("features")
+        context_time = _context_time(now, context.time_of_day)
+        known = state is not None and state.touch_count > 0
+        vector = await self._vector(served, state, now, context_time) if known and whole and state is not None else None
+        return Customer(
+            served=served,
+            business_id=business_id,
+            now=now,
+            context_time=context_time,
+            part=context.time_of_day or PART_OF_HOUR[int(now % 86_400 // 3_600)],
+            state=state,
+            vector=vector,
+            rules=_filter(business_id, now, state),
+            coverage=self._coverage(state),
+            degraded=not whole or (known and vector is None),
+        )
 
     async def _state(self, served: Served, business_id: str, customer_id: str, now: float) -> tuple[CustomerState | None, bool]:
         """The customer's state as of now, and whether all of it could be read. What is in the inbox counts even without the rest."""

@@ -386,7 +386,7 @@ async def api(home: Path) -> AsyncIterator[Api]:
     )
     service = Service(settings)
     tower = LocalTower(home)
-    service.client = service.models._client = service.recommender._client = service.customers._client = tower  # type: ignore[assignment]
+    service.client = service.models._client = service.recommender._client = service.offers._client = service.customers._client = tower  # type: ignore[assignment]
     service.customers.settings = SimilarSettings(background=False)  # tests count the tower's calls; test_similar.py walks by itself
     app = create_app(service)
     keys = {}
