@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 import serving.client
 from contracts.errors import Overloaded, ShapeError, UpstreamError, UpstreamTimeout
-from contracts.tensors import ITEM_TOWER, USER_TOWER
+from contracts.tensors import MODELS, RANKER, USER_TOWER
 from serving.client import BlockingTritonClient, TritonClient, build_request, parse_response
 
 from .conftest import toy_answer, toy_inputs, write_version
@@ -48,13 +48,25 @@ async def fake_server(answer: Callable) -> AsyncIterator[str]:
         await server.stop(None)
 
 
-@pytest.mark.parametrize("spec", [USER_TOWER, ITEM_TOWER], ids=lambda s: s.name)
+@pytest.mark.parametrize("spec", MODELS.values(), ids=lambda s: s.name)
 @pytest.mark.parametrize("rows", [1, 7, 256])
 async def test_infer_gives_what_the_model_computes(triton, spec, rows):
     inputs = toy_inputs(spec, rows)
     async with TritonClient(triton.url, PATIENT_S) as client:
         answer = await client.infer(spec, inputs, "1")
     np.testing.assert_allclose(answer[spec.outputs[0].name], toy_answer(spec, inputs), atol=1e-5)
+
+
+async def test_one_call_ranks_512_candidates_of_one_customer(triton):
+    """The customer's own tensors are one row repeated, not copied before they are sent."""
+    inputs = toy_inputs(RANKER, 512)
+    for name in ("user_vector", "features"):
+        inputs[name] = np.broadcast_to(inputs[name][:1], inputs[name].shape)
+    async with TritonClient(triton.url, PATIENT_S) as client:
+        answer = await client.infer(RANKER, inputs, "1")
+        with pytest.raises(ShapeError, match="513 rows"):
+            await client.infer(RANKER, toy_inputs(RANKER, 513), "1")
+    np.testing.assert_allclose(answer["logits"], toy_answer(RANKER, inputs), atol=1e-5)
 
 
 async def test_infer_asks_the_named_version_and_the_newest_without_a_name(triton):
