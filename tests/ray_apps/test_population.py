@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import duckdb
 import numpy as np
@@ -129,6 +129,18 @@ def test_who_is_in_which_group() -> None:
     assert [PEERS[p] for p in peers_of(state, NOW.timestamp())] == ["customers aged 25 to 34", "men"]
     state.demographics[:] = np.nan, np.nan, 70.0, np.nan, np.nan
     assert [PEERS[p] for p in peers_of(state, NOW.timestamp())] == ["customers aged 65 or older"]
+
+
+@pytest.mark.parametrize(
+    ("age", "peer"), [(24.9, 0), (25.1, 1), (34.9, 1), (35.1, 2), (45.1, 3), (54.9, 3), (55.1, 4), (64.9, 4), (65.1, 5), (25.0, 1)]
+)
+def test_the_customer_is_put_where_the_counts_put_everyone(age: float, peer: int) -> None:
+    state = CustomerState()
+    state.demographics[2] = age
+    assert peers_of(state, NOW.timestamp()) == (peer,)
+    born = NOW - timedelta(days=age * 365.25)
+    person = {"business_id": "biz", "customer_id": "c", "birth_date": born.date()}
+    assert counted(rewards=_rewards(1), customers=[person], events=[_redemption("c", "r-0")])["biz"].peers[peer] == 1
 
 
 def test_a_part_of_the_day_needs_ten_redemptions_and_few_are_drawn_to_one() -> None:
