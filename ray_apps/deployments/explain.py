@@ -219,6 +219,7 @@ class Explainer:
             self._by_category[catalogue.categories[row]] += count
         self._total = sum(self._by_category.values())
         self._part_share = self._share_of_part()
+        self._last: dict[str, float] = {}
         self._offers = self._open_offers()
         self._baskets = [t.value for t in self._state.recent if t.kind == _BOUGHT and t.value > 0] if self._state else []
         self._makers: dict[str, Callable[[int], Reason | None]] = {
@@ -272,9 +273,9 @@ class Explainer:
         count = self._rows.get(row, 0)
         if not count:
             return None
-        return Reason(
-            "redeemed_before", f"You redeemed this {'once' if count == 1 else 'twice' if count == 2 else f'{count} times'} before"
-        )
+        often = "once" if count == 1 else "twice" if count == 2 else f"{count} times"
+        last = self._last.get(self._catalogue.reward_ids[row])  # known where it is among the latest touches
+        return Reason("redeemed_before", f"You redeemed this {often} before" + (f", last on {_day(last)}" if last is not None else ""))
 
     def _share_of_part(self) -> float | None:
         """Share of the customer's purchases in the answer's part of the day; None for too few."""
@@ -332,6 +333,7 @@ class Explainer:
             if touch.kind in (_RECEIVED, _VIEWED) and touch.token.startswith("r:"):
                 found[touch.token[2:]] = (touch.kind, touch.time)
             elif touch.kind == _REDEEMED:
+                self._last[touch.token[2:]] = touch.time
                 found.pop(touch.token[2:], None)
         return found
 

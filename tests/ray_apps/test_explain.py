@@ -145,8 +145,9 @@ def _category(w, customer, reward, part, reason, own, every, numbers) -> None:
 
 
 def _before(w, customer, reward, part, reason, own, every, numbers) -> None:
-    count = sum(e["reward_id"] == reward["reward_id"] for e in own)
-    assert reason.sentence == f"You redeemed this {({1: 'once', 2: 'twice'}).get(count, f'{count} times')} before"
+    times = [e["occurred_at"] for e in own if e["reward_id"] == reward["reward_id"]]
+    often = {1: "once", 2: "twice"}.get(len(times), f"{len(times)} times")
+    assert reason.sentence == f"You redeemed this {often} before, last on {max(times):%-d %B %Y}"
 
 
 def _time(w, customer, reward, part, reason, own, every, numbers) -> None:
@@ -367,6 +368,14 @@ def test_on_the_wire_are_three_reasons_at_most() -> None:
         "reasoning": ["a", "b"],
         "reasons": [{"code": "a", "sentence": "A", "impact": 0.03}, {"code": "b", "sentence": "B"}, {"code": "a", "sentence": "C"}],
     }
+
+
+def test_a_redemption_long_past_has_no_date() -> None:
+    w = world(4)
+    opened = [event_touch("app_open", TODAY - timedelta(hours=h)) for h in range(50)]
+    state = fold(CustomerState(), [event_touch("redemption", TODAY - timedelta(days=90), "r-0"), *opened])
+    reasons = Explainer("biz", w.catalogue, w.population, state, NOW, "morning").reasons(0, {"again": 0.1})
+    assert reasons == [Reason("redeemed_before", "You redeemed this once before", 0.1)]
 
 
 def test_too_little_is_no_claim() -> None:
