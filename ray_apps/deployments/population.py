@@ -1,9 +1,9 @@
 """What all customers of a business did, counted once and looked up at every request: the denominators of explanations and of cold start.
 
-`populations` is a function of a connection, cheap enough to be called again every few minutes in a thread: it counts in DuckDB and NumPy
-and touches nothing that requests use; its result replaces the old one whole. Measured, 2 cores: 0.4 s on the generated programme (20,000
-customers, 320 rewards, 208,287 redemptions, 1,028,646 transactions), 2.5 s on `online_retail_ii` (4,638 customers, 4,595 rewards,
-630,919 redemptions), of which 2.2 s for what is redeemed together.
+`populations` is a function of a connection, to be called again every few minutes in a thread: it counts in DuckDB and NumPy and touches
+nothing that requests use; its result replaces the old one whole. Measured on 2 cores, idle (about twice that beside other work): 0.4 s on
+the generated programme (20,000 customers, 320 rewards, 208,287 redemptions, 1,028,646 transactions), 2.5 s on `online_retail_ii` (4,638
+customers, 4,595 rewards, 630,919 redemptions), of which 2.2 s for what is redeemed together; `populations(connection, earlier)` leaves that out.
 """
 
 from __future__ import annotations
@@ -156,8 +156,13 @@ def peers_of(state: CustomerState | None, now: float) -> tuple[int, ...]:
     return (*found, _GENDER_AT + int(gender) - 1) if gender == gender else tuple(found)
 
 
-def populations(connection: duckdb.DuckDBPyConnection) -> dict[str, Population]:
-    """One `Population` per business with redemptions, from the warehouse as it is now."""
+def populations(connection: duckdb.DuckDBPyConnection, earlier: Mapping[str, Population] | None = None) -> dict[str, Population]:
+    """One `Population` per business with redemptions, from the warehouse as it is now.
+
+    Args:
+        earlier: an earlier result whose `together` is kept (its counts are then as of that time): by far the costliest part, and one that
+            changes slowly. None counts everything.
+    """
     rows = connection.execute(
         "SELECT e.business_id, e.reward_id, coalesce(any_value(r.category), ''), hour(e.occurred_at AT TIME ZONE 'UTC') AS hour, count(*) "
         "FROM events e JOIN rewards r ON r.business_id = e.business_id AND r.reward_id = e.reward_id "
@@ -174,7 +179,14 @@ def populations(connection: duckdb.DuckDBPyConnection) -> dict[str, Population]:
     people = _people(connection)
     pairs = _pairs(connection)
     return {
-        business_id: _population(found, rewards[business_id], pairs[business_id], people.get(business_id), baskets.get(business_id) or 0.0)
+        business_id: _population(
+            found,
+            rewards[business_id],
+            pairs[business_id],
+            people.get(business_id),
+            baskets.get(business_id) or 0.0,
+            earlier[business_id].together if earlier is not None and business_id in earlier else None,
+        )
         for business_id, found in categories.items()
     }
 
@@ -235,6 +247,7 @@ def _population(
     pairs: _Pairs,
     people: dict[str, tuple[int, ...]] | None,
     basket: float,
+    together: Mapping[str, Mapping[str, Together]] | None,
 ) -> Population:
     counts = np.bincount(pairs.reward, minlength=len(pairs.reward_ids))
     known = people or {}
@@ -251,7 +264,7 @@ def _population(
         by_part=np.sum(list(by_reward.values()), axis=0),
         redeemers=dict(zip(pairs.reward_ids, counts.tolist(), strict=True)),
         redeeming=len(pairs.customer_ids),
-        together=_together(pairs, counts),
+        together=_together(pairs, counts) if together is None else together,
         peer_redeemers=dict(zip(pairs.reward_ids, by_peer, strict=True)),
         peers=everyone,
         customers=len(set(known) | set(pairs.customer_ids)),
