@@ -3,7 +3,8 @@
 `populations` is a function of a connection, to be called again every few minutes in a thread: it counts in DuckDB and NumPy and touches
 nothing that requests use; its result replaces the old one whole. Measured on 2 cores, idle (about twice that beside other work): 0.4 s on
 the generated programme (20,000 customers, 320 rewards, 208,287 redemptions, 1,028,646 transactions), 2.5 s on `online_retail_ii` (4,638
-customers, 4,595 rewards, 630,919 redemptions), of which 2.2 s for what is redeemed together; `populations(connection, earlier)` leaves that out.
+customers, 4,595 rewards, 630,919 redemptions), of which 2.2 s for what is redeemed together;
+`populations(connection, earlier)` leaves that out.
 """
 
 from __future__ import annotations
