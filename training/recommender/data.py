@@ -24,11 +24,13 @@ import torch
 from contracts.errors import ArtifactError
 from contracts.tables import REWARDS, SINGLE_USE_REWARD_TYPES, TIMESTAMP
 from features import asof, rewards
+from features.state import CustomerState, finalize
 from features.vocabulary import Vocabulary
 from training.settings import TrainSettings
 
 DAY_S = 86_400.0
 ACTIVE_DAYS = 90
+DEMOGRAPHIC_COLUMNS = slice(30, 38)  # of features.definitions.FEATURE_NAMES
 Progress = Callable[[int, int], None]
 
 
@@ -487,6 +489,42 @@ def take(queries: Queries, part: slice) -> Queries:
         weight=q.weight[part],
         log=q.log,
     )
+
+
+def take_index(queries: Queries, index: np.ndarray) -> Queries:
+    """Some queries, in the order of `index`, int64 (B,)."""
+    q = queries
+    begin, end = q.indptr[index], q.indptr[index + 1]
+    seen_begin, seen_end = q.seen_indptr[index], q.seen_indptr[index + 1]
+    return Queries(
+        customer=q.customer[index],
+        business=q.business[index],
+        as_of=q.as_of[index],
+        rows=asof.AsofRows(q.rows.features[index], q.rows.sequence_ids[index], q.rows.sequence_values[index]),
+        indptr=np.concatenate([[0], np.cumsum(end - begin)]),
+        items=q.items[ranges(begin, end)],
+        seen_indptr=np.concatenate([[0], np.cumsum(seen_end - seen_begin)]),
+        seen=q.seen[ranges(seen_begin, seen_end)],
+        weight=q.weight[index],
+        log=q.log,
+    )
+
+
+def blanked(queries: Queries, share: float, seed: int) -> Queries:
+    """Some of the queries as if the customer were unknown: no touches, no history, and for every other one no demographics either.
+
+    So that the model learns what to show to somebody of whom it knows nothing but the moment.
+    """
+    rng = np.random.default_rng([seed, 17])
+    blank = np.flatnonzero(rng.random(len(queries)) < share)
+    features, ids, values = queries.rows.features.copy(), queries.rows.sequence_ids.copy(), queries.rows.sequence_values.copy()
+    nobody = finalize([CustomerState()] * len(blank), queries.as_of[blank])
+    kept = blank[::2]
+    nobody[::2, DEMOGRAPHIC_COLUMNS] = features[kept][:, DEMOGRAPHIC_COLUMNS]
+    features[blank], ids[blank], values[blank] = nobody, 0, 0.0
+    customer = queries.customer.copy()
+    customer[blank] = -1
+    return replace(queries, customer=customer, rows=asof.AsofRows(features, ids, values))
 
 
 class BatchLoader:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from contracts.errors import ArtifactError
 from contracts.tensors import EMBEDDING_DIM, FEATURE_COUNT, PAIR_COUNT, RANKER_HEADS
 from training.recommender.model import Standardise
+from training.settings import TrainSettings
 
 WEIGHTS, CONFIG = "ranker.pt", "ranker.json"
 
@@ -65,6 +66,11 @@ class Ranker(nn.Module):
             nn.Linear(size, config.width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(config.width, config.width), nn.GELU()
         )
         self.heads = nn.Linear(size + config.width, len(RANKER_HEADS))
+
+    @classmethod
+    def empty(cls, settings: TrainSettings) -> Ranker:
+        """Untrained, of the sizes that the settings ask for."""
+        return cls(RankerConfig(width=settings.ranker_width, dropout=settings.ranker_dropout))
 
     def forward(self, pair_features: Tensor, user_vector: Tensor, item_vector: Tensor, features: Tensor) -> Tensor:
         """Logits, float32 (B, 2): redeem, view.
