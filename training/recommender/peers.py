@@ -40,7 +40,7 @@ TOP = 10
 MOST_VALIDATION = 1_000
 EASE_MOST_ITEMS = 8_000
 FILTERED = -1.0
-BOOSTS = (FILTERED, 0.0, 0.05, 0.15, 0.4, 1.0, 3.0)
+BOOSTS = (FILTERED, 0.0, 0.05, 0.15, 0.4, 1.0, 3.0, 10.0)
 """How far what a customer had is lifted: the scores lie in 0..1, the lift is this times the share of the customer's most frequent one."""
 CHUNK = 500
 
@@ -187,14 +187,20 @@ class Tuned:
         """float (B, N) from what was learned."""
         raise NotImplementedError
 
+    def retrained(self, before: dict[str, Any], setting: dict[str, Any]) -> bool:
+        """Whether what was learned with the one setting does not serve the other."""
+        return True
+
     def fit(self, dataset: Dataset) -> None:
         items, cuts = len(dataset.catalogue), dataset.cuts
         early = Interactions.before(dataset.validation.log, cuts.validation_from, items)
         self.fallback = Fallback(early.recent(math.inf))
         best: tuple[float, dict[str, Any], float] | None = None
+        state, before = None, dict[str, Any]()
         for values in itertools.product(*self.grid.values()):
             setting = dict(zip(self.grid, values, strict=True))
-            state = self.train(early, dataset, setting)
+            if state is None or self.retrained(before, setting):
+                state, before = self.train(early, dataset, setting), setting
             for boost in self._boosts(best):
                 self.state, self.setting, self.boost = state, setting, boost
                 found = goodness(dataset, lambda index: self.scores(dataset.validation, index))
@@ -353,14 +359,11 @@ class Ials(Tuned):
     def train(self, interactions: Interactions, dataset: Dataset, setting: dict[str, Any]) -> Any:
         from implicit.cpu.als import AlternatingLeastSquares
 
-        model = AlternatingLeastSquares(
-            factors=setting["factors"],
-            alpha=setting["alpha"],
-            regularization=setting["regularization"],
-            iterations=15,
-            random_state=self.seed,
-        )
-        with threadpool_limits(1, "blas"):
+        with threadpool_limits(1, "blas"):  # implicit's own threads and those of BLAS would wait for each other
+            model = AlternatingLeastSquares(
+                factors=setting["factors"], alpha=setting["alpha"], regularization=setting["regularization"],
+                iterations=15, random_state=self.seed,
+            )  # fmt: skip
             model.fit(weighted(interactions.counts, logs=True), show_progress=False)
         return model
 
@@ -374,18 +377,21 @@ class Bpr(Tuned):
     """A query's customer has the trained factors, or (`folded`, and whoever is new) the mean of the factors of its history."""
 
     name = "bpr"
-    grid = {"factors": (64,), "learning_rate": (0.02, 0.1), "regularization": (0.001, 0.02), "folded": (False, True)}  # noqa: RUF012
+    grid = {"factors": (64,), "learning_rate": (0.02, 0.1), "regularization": (0.005,), "folded": (False, True)}  # noqa: RUF012
 
     def train(self, interactions: Interactions, dataset: Dataset, setting: dict[str, Any]) -> tuple[Any, np.ndarray]:
         from implicit.cpu.bpr import BayesianPersonalizedRanking
 
-        model = BayesianPersonalizedRanking(
-            factors=setting["factors"], learning_rate=setting["learning_rate"], regularization=setting["regularization"],
-            iterations=60, num_threads=1, random_state=self.seed,
-        )  # fmt: skip
         with threadpool_limits(1, "blas"):
+            model = BayesianPersonalizedRanking(
+                factors=setting["factors"], learning_rate=setting["learning_rate"], regularization=setting["regularization"],
+                iterations=60, num_threads=1, random_state=self.seed,
+            )  # fmt: skip
             model.fit(weighted(interactions.counts, logs=False), show_progress=False)
         return model, np.diff(interactions.counts.indptr) > 0
+
+    def retrained(self, before: dict[str, Any], setting: dict[str, Any]) -> bool:
+        return {**before, "folded": None} != {**setting, "folded": None}
 
     def predict(self, state: Any, setting: dict[str, Any], queries: Queries, index: np.ndarray, history: sp.csr_matrix) -> np.ndarray:
         model, known = state
