@@ -101,7 +101,9 @@ class ItemStats:
         stats = cls(**{name: np.asarray(arrays[name]) for name in cls.__dataclass_fields__})
         rows = {name: value.shape[1 if name == "shares" else 0] for name, value in stats.arrays().items()}
         if len(set(rows.values())) != 1:
-            raise ArtifactError(f"item statistics have {sorted(set(rows.values()))} rows, must be of one catalogue. Train and export again.")
+            raise ArtifactError(
+                f"item statistics have {sorted(set(rows.values()))} rows, must be of one catalogue. Train and export again."
+            )
         return stats
 
     def __len__(self) -> int:
@@ -320,7 +322,13 @@ def _category(out: np.ndarray, candidates: np.ndarray, h: History, as_of: float,
     share, total = count[mine] / h.count.sum(), h.count.sum()
     expected = stats.category_share[candidates]
     lift = np.log((count[mine] + 2.0 * expected) / (total * expected + 2.0 * expected + 1e-9) + 1e-3)
-    _set(out, category_share=share, category_lift=lift, category_days_since=_log_days(as_of - last)[mine], category_count=np.log1p(count[mine]))
+    _set(
+        out,
+        category_share=share,
+        category_lift=lift,
+        category_days_since=_log_days(as_of - last)[mine],
+        category_count=np.log1p(count[mine]),
+    )
 
 
 def _offer(out: np.ndarray, candidates: np.ndarray, c: Context, n: int) -> None:

@@ -39,9 +39,11 @@ class TrainSettings(StackSettings):
     dropout: float = Field(0.1, ge=0, lt=1)
     id_dropout: float = Field(0.1, ge=0, lt=1, description="share of rewards shown as <unknown> to the item tower in training")
 
-    cold_share: float = Field(0.04, ge=0, lt=1, description="share of training queries shown without history, so that unknown customers are learned")
+    cold_share: float = Field(0.04, ge=0, lt=1, description="share of training queries shown as those of an unknown customer")
 
-    candidates: int = Field(200, ge=10, le=400, description="nearest rewards that the ranker sees; the customer's own and their neighbours come on top")
+    candidates: int = Field(
+        200, ge=10, le=400, description="nearest rewards that the ranker sees, beside the customer's own and their neighbours"
+    )
     ease_ridge: float = Field(200.0, gt=0, description="ridge of the item-item weights")
     neighbours: int = Field(256, ge=8, le=4096, description="item-item weights kept for each reward")
     ranker_epochs: int = Field(10, ge=1, le=1000)

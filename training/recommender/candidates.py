@@ -67,8 +67,8 @@ def token_rows(catalogue: Catalogue, vocabulary_size: int) -> list[np.ndarray]:
 
 
 def collect(
-    queries: Queries, log: Log, catalogue: Catalogue, statistics: Statistics, users: np.ndarray, items: np.ndarray, tokens: list[np.ndarray],
-    most: int, progress: Progress | None = None,
+    queries: Queries, log: Log, catalogue: Catalogue, statistics: Statistics, users: np.ndarray, items: np.ndarray,
+    tokens: list[np.ndarray], most: int, progress: Progress | None = None,
 ) -> Candidates:  # fmt: skip
     """Candidates and their pair features.
 
@@ -107,6 +107,8 @@ def pick(cosine: np.ndarray, allowed: np.ndarray, history: History, stats: ItemS
         cosine: float32 (N,). allowed: bool (N,).
     """
     count = int(allowed.sum())
-    best = np.argpartition(-np.where(allowed, cosine, -np.inf), min(most, len(cosine) - 1))[:most] if count > most else np.flatnonzero(allowed)
+    best = (
+        np.argpartition(-np.where(allowed, cosine, -np.inf), min(most, len(cosine) - 1))[:most] if count > most else np.flatnonzero(allowed)
+    )
     rows = np.union1d(best, nearest(history, stats))
     return rows[allowed[rows]]

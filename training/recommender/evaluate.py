@@ -3,19 +3,18 @@
 Every query is scored against the whole catalogue of its business that was valid then; nothing is sampled. Simultaneous redemptions are
 one query. Intervals are over customers. The baselines: `popularity`, redemptions in the training period; `recent_popularity`,
 redemptions in the 30 days before the day of the query, which knows more than the model does (the model stops at the train cut-off).
-`as_served` is the order of the endpoint: by calibrated probability, which also weighs how popular a reward was before the test slice.
+`as_served` is the order of the endpoint: candidates ordered by the ranker (`training.recommender.system`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from rich.table import Table
 
-from contracts.bundle import Calibration
 from training import metrics
 from training.recommender.data import DAY_S, Dataset, Queries
 from training.recommender.model import TwoTower
@@ -24,6 +23,13 @@ TOP = 10
 RECENT_DAYS = 30
 MODEL, SERVED, POPULARITY, RECENT = "two_tower", "as_served", "popularity", "recent_popularity"
 METRICS = ("ndcg@10", "recall@10", "mrr")
+
+
+class Scorer(Protocol):
+    """Anything that scores the whole catalogue for some queries."""
+
+    def scores(self, queries: Queries, index: np.ndarray) -> np.ndarray:
+        """float (B, N)."""
 
 
 def user_vectors(model: TwoTower, queries: Queries, batch_size: int = 512) -> np.ndarray:
@@ -74,18 +80,17 @@ def evaluate(
     dataset: Dataset,
     resamples: int,
     seed: int,
-    calibration: Calibration | None = None,
-    log_share: np.ndarray | None = None,
+    served: Scorer | None = None,
 ) -> dict[str, Any]:
     """Metrics of the model and the baselines on the test slice.
 
     Args:
-        calibration, log_share: what the endpoint orders by, float64 (N,) as in `Calibration`; without them no `as_served`.
+        served: both stages together; without it there is no `as_served`.
 
     Returns:
         JSON-ready: for each method the metrics with intervals; `lift`, the paired difference and ratio of NDCG@10 to each baseline.
     """
-    values = {name: np.concatenate(parts) for name, parts in _values(model, dataset, calibration, log_share).items()}
+    values = {name: np.concatenate(parts) for name, parts in _values(model, dataset, served).items()}
     names = list(values)
     stacked = np.concatenate([values[n] for n in names], axis=1)  # (Q, methods * metrics)
     means = stacked.mean(axis=0)
@@ -108,15 +113,13 @@ def _lift(means: np.ndarray, draws: np.ndarray, model: int, baseline: int) -> di
     return {"difference": difference.as_dict(), "ratio": ratio.as_dict(), "better": difference.low > 0}
 
 
-def _values(
-    model: TwoTower, dataset: Dataset, calibration: Calibration | None, log_share: np.ndarray | None
-) -> dict[str, list[np.ndarray]]:
+def _values(model: TwoTower, dataset: Dataset, served: Scorer | None) -> dict[str, list[np.ndarray]]:
     catalogue, test = dataset.catalogue, dataset.test
     users = user_vectors(model, test)
     items = item_vectors(model, catalogue.item_ids, catalogue.attributes, catalogue.text_vectors)
     counts, recent = training_counts(dataset), RecentCounts(dataset)
-    served = [SERVED] if calibration is not None and log_share is not None else []
-    out: dict[str, list[np.ndarray]] = {name: [] for name in (MODEL, *served, POPULARITY, RECENT)}
+    names = [MODEL, *([SERVED] if served is not None else []), POPULARITY, RECENT]
+    out: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for index in _chunks(len(test), 1_000):
         candidates, relevant = test.candidates(catalogue, index), test.relevant(index, len(catalogue))
         scores = {
@@ -124,8 +127,8 @@ def _values(
             POPULARITY: np.broadcast_to(counts, candidates.shape),
             RECENT: recent.before(test.as_of[index]),
         }
-        if calibration is not None and log_share is not None:
-            scores[SERVED] = calibration.slope * scores[MODEL] + calibration.popularity * log_share
+        if served is not None:
+            scores[SERVED] = served.scores(test, index)
         for name, s in scores.items():
             out[name].append(_three(s, candidates, relevant))
     return out

@@ -4,7 +4,8 @@ Customers redeem at a rate, and the ranker says how it is shared among the rewar
 regression), the share is the softmax of the redeem logits, and P(at least one redemption) = 1 - exp(-rate * share), calibrated on the
 complementary log-log scale, on which it is linear. Within one customer the order of the probabilities is the ranker's order.
 
-Fitted at moments of the validation slice for active customers, measured at moments of the later test slice. No moment looks beyond its slice.
+Fitted at moments of the validation slice for active customers, measured at moments of the later test slice. No moment looks beyond its
+slice.
 
 Letters: M customers at moments, K candidates of one, F features.
 Source: thinning of a Poisson process; McCullagh and Nelder (1989) for both regressions.
@@ -81,7 +82,12 @@ def observe(
 
 
 def _queries(
-    connection: duckdb.DuckDBPyConnection, dataset: Dataset, begin: np.ndarray, end: np.ndarray, horizon_days: float, settings: TrainSettings
+    connection: duckdb.DuckDBPyConnection,
+    dataset: Dataset,
+    begin: np.ndarray,
+    end: np.ndarray,
+    horizon_days: float,
+    settings: TrainSettings,
 ) -> Queries:
     log, rng = dataset.log, np.random.default_rng([settings.seed, int(begin.min())])
     people, when, business = [], [], []
@@ -221,23 +227,22 @@ def fit_ranking(
     mean, std = seen.features.mean(axis=0).astype(np.float64), seen.features.std(axis=0).astype(np.float64)
     std = np.where(std > 1e-6, std, 1.0)
     blank = Ranking(
-        rate_weights=(0.0,) * len(mean), rate_intercept=0.0, feature_mean=tuple(mean.tolist()), feature_std=tuple(std.tolist()), temperature=1.0,
-        slope=1.0, intercept=0.0, horizon_days=max(1, round(horizon)), ece=0.0,
+        rate_weights=(0.0,) * len(mean), rate_intercept=0.0, feature_mean=tuple(mean.tolist()), feature_std=tuple(std.tolist()),
+        temperature=1.0, slope=1.0, intercept=0.0, horizon_days=max(1, round(horizon)), ece=0.0,
     )  # fmt: skip
     weights, intercept = fit_rate(blank.standardised(seen.features), seen.count)
     rated = blank.model_copy(update={"rate_weights": tuple(weights.tolist()), "rate_intercept": intercept})
     slope, shift = fit_cloglog(rated.log_rate(seen.features)[seen.owner] + seen.log_share, seen.redeemed)
     view = fit_logistic(seen.view_logit[:, None], seen.viewed.astype(np.float64)) if seen.viewed.any() else np.array([1.0, 0.0])
-    fitted = rated.model_copy(
-        update={"slope": slope, "intercept": shift, "view_slope": float(view[0]), "view_intercept": float(view[1])}
-    )
+    fitted = rated.model_copy(update={"slope": slope, "intercept": shift, "view_slope": float(view[0]), "view_intercept": float(view[1])})
     later = observe(connection, score, dataset, views, cuts.test_from, cuts.end, horizon, settings)
     stated = probabilities(fitted, later)
     shown = later.shown
     error = metrics.ece(stated[shown], later.redeemed[shown].astype(np.float64))
     report = {
         "horizon_days": round(horizon, 3), "asked_horizon_days": settings.horizon_days, "fitted_on": len(seen.redeemed),
-        "fitted_rate": _mean(seen.redeemed), "tested_on": len(later.redeemed), "tested_rate": _mean(later.redeemed), "stated_rate": _mean(stated),
+        "fitted_rate": _mean(seen.redeemed), "tested_on": len(later.redeemed), "tested_rate": _mean(later.redeemed),
+        "stated_rate": _mean(stated),
         "ece": error, "ece_all": metrics.ece(stated, later.redeemed.astype(np.float64)), "shown_rate": _mean(later.redeemed[shown]),
         "view_ece": _view_error(fitted, later), "slope": slope,
     }  # fmt: skip

@@ -209,7 +209,7 @@ def fit_ranker(
 
 
 def _split(examples: Examples, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Queries that teach (those with a redeemed candidate) and, later in time, those that choose the epoch; at random where all are at once."""
+    """Queries that teach (those with a redeemed candidate) and those that choose the epoch: later in time, or any where all are at once."""
     hits = np.bincount(examples.candidates.query(), examples.candidates.redeemed, len(examples)) > 0
     if examples.as_of.max() - examples.as_of.min() < DAY_S:
         late = rng.random(len(examples)) < HELD_OUT

@@ -68,7 +68,7 @@ def strongest(weights: np.ndarray | sparse.csr_matrix, most: int) -> tuple[np.nd
     columns, values = np.zeros((n, m), dtype=np.int32), np.zeros((n, m), dtype=np.float32)
     for begin in range(0, n, 512):
         part = weights[begin : begin + 512]
-        dense = part.toarray() if sparse.issparse(part) else part
+        dense = part if isinstance(part, np.ndarray) else part.toarray()
         best = np.argpartition(-np.abs(dense), m - 1, axis=1)[:, :m]
         columns[begin : begin + 512] = best
         values[begin : begin + 512] = np.take_along_axis(dense, best, axis=1)
@@ -76,7 +76,11 @@ def strongest(weights: np.ndarray | sparse.csr_matrix, most: int) -> tuple[np.nd
 
 
 def followers(log: Log, mask: np.ndarray, items: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each reward those redeemed at the customer's next moment more often than expected: int32 (N, M), log lift float32 (N, M), 0 = none."""
+    """For each reward those redeemed at the customer's next moment more often than expected.
+
+    Returns:
+        rewards int32 (N, M) and log lifts float32 (N, M), 0 where there is none.
+    """
     who, when, what = log.customer[mask], np.floor(log.time[mask] / DAY_S), log.item[mask]
     new = np.ones(len(who), dtype=bool)
     new[1:] = (who[1:] != who[:-1]) | (when[1:] != when[:-1])

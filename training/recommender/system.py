@@ -14,14 +14,11 @@ from typing import Any
 
 import duckdb
 import numpy as np
-import pyarrow as pa
-import torch
 from rich.console import Console
 
 from contracts.bundle import Ranking
 from features.pairs import ItemStats
-from training.recommender import candidates, probability, second_stage, train
-from training.recommender.candidates import Candidates
+from training.recommender import candidates, fitting, probability, second_stage
 from training.recommender.data import Dataset, Queries, blanked, take_index
 from training.recommender.evaluate import item_vectors, user_vectors
 from training.recommender.model import TwoTower
@@ -97,7 +94,7 @@ def fit_system(
     Raises:
         Interrupted: `stop` was set; the towers go on from their checkpoint, the ranker starts again.
     """
-    fitted = train.fit(dataset, settings, folder, console, stop)
+    fitted = fitting.fit(dataset, settings, folder, console, stop)
     return fit_second(connection, dataset, settings, fitted.model, console, stop)
 
 
@@ -129,7 +126,7 @@ def fit_second(
     try:
         system.ranker, history = second_stage.fit_ranker(examples, items, settings, epoch, stop)
     except second_stage.Stopped:
-        raise train.Interrupted from None
+        raise fitting.Interrupted from None
     report: dict[str, Any] = {
         "queries": len(dataset.validation),
         "candidates": round(len(examples.candidates.rows) / max(1, len(dataset.validation)), 1),
