@@ -1,9 +1,9 @@
 """What a good engineer would try first: the methods that the recommender is measured against.
 
-Each peer is tuned on the validation slice (fitted to what lies before it) over a small grid, and then fitted once more to the history
-before the test slice, validation included. At a query it may use the customer's whole history before the query's as-of time: the history
-is folded in, so nobody is scored by what was known of them at the cut-off. Where customers redeem rewards again, it is tuned too
-whether what a customer had is put last, left where it is, or lifted by how often. Who has no history gets popularity.
+Each peer is tuned on the validation slice (fitted to what lies before it), one setting after another, and then fitted once more to the
+history before the test slice, validation included. At a query it may use the customer's whole history before the query's as-of time:
+the history is folded in, so nobody is scored by what was known of them at the cut-off. Where customers redeem rewards again, it is tuned
+too whether what a customer had is put last, left where it is, or lifted by how often. Who has no history gets popularity.
 
 `popularity`           redemptions before the cut-off, all of them or of the last 30 or 90 days: whichever is best on the validation slice.
 `recent_popularity`    redemptions in the 30 whole days before the query's day: it goes on counting after the cut-off.
@@ -19,7 +19,6 @@ Letters: C customers, N rewards, B queries.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from training.recommender.evaluate import RecentCounts
 
 TOP = 10
 MOST_VALIDATION = 1_000
+MOST_WINDOW = 300
 EASE_MOST_ITEMS = 8_000
 FILTERED = -1.0
 BOOSTS = (FILTERED, 0.0, 0.05, 0.15, 0.4, 1.0, 3.0, 10.0)
@@ -149,10 +149,12 @@ def sample_of(queries: Queries, most: int = MOST_VALIDATION) -> np.ndarray:
     return np.arange(n) if n <= most else np.unique(np.linspace(0, n - 1, most).astype(np.int64))
 
 
-def goodness(dataset: Dataset, score: Callable[[np.ndarray], np.ndarray], queries: Queries | None = None) -> float:
+def goodness(
+    dataset: Dataset, score: Callable[[np.ndarray], np.ndarray], queries: Queries | None = None, most: int = MOST_VALIDATION
+) -> float:
     """Mean NDCG@10 of a scoring function on (a part of) the validation slice."""
     queries = queries or dataset.validation
-    index, values = sample_of(queries), list[np.ndarray]()
+    index, values = sample_of(queries, most), list[np.ndarray]()
     for part in chunks(len(index)):
         some = index[part]
         candidates, relevant = queries.candidates(dataset.catalogue, some), queries.relevant(some, len(dataset.catalogue))
@@ -161,11 +163,31 @@ def goodness(dataset: Dataset, score: Callable[[np.ndarray], np.ndarray], querie
     return float(np.concatenate(values).mean())
 
 
+def best_window(dataset: Dataset, early: Interactions, most: int = MOST_VALIDATION) -> tuple[float, float]:
+    """Days before the cut-off over which popularity is best on the validation slice (infinite: all), and how good it is."""
+    windows = (math.inf, 90.0, 30.0) if dataset.split == "time" else (math.inf,)
+    found = []
+    for days in windows:
+        counts = early.recent(days)
+        found.append((goodness(dataset, lambda i, counts=counts: np.broadcast_to(counts, (len(i), len(counts))), most=most), days))  # type: ignore[misc]
+    best = max(found, key=lambda f: f[0])
+    return best[1], best[0]
+
+
+@dataclass(frozen=True)
+class _Tried:
+    goodness: float
+    setting: dict[str, Any]
+    boost: float
+
+
 class Tuned:
     """A peer with a grid: a subclass says how to fit one setting, and how to score with what came of it.
 
+    The settings are tuned one after another, each with the best values of those before it and the first values of those after it.
+
     Args:
-        grid: the values of each setting; every combination is tried. One combination is not tried but taken.
+        grid: the values of each setting, the first is the usual one.
         repeats: whether customers redeem a reward again; else the lift is not tuned, as what they had is no candidate.
         seed: of all that is random.
     """
@@ -194,31 +216,37 @@ class Tuned:
     def fit(self, dataset: Dataset) -> None:
         items, cuts = len(dataset.catalogue), dataset.cuts
         early = Interactions.before(dataset.validation.log, cuts.validation_from, items)
-        self.fallback = Fallback(early.recent(math.inf))
-        best: tuple[float, dict[str, Any], float] | None = None
-        state, before = None, dict[str, Any]()
-        for values in itertools.product(*self.grid.values()):
-            setting = dict(zip(self.grid, values, strict=True))
-            if state is None or self.retrained(before, setting):
-                state, before = self.train(early, dataset, setting), setting
-            for boost in self._boosts(best):
-                self.state, self.setting, self.boost = state, setting, boost
-                found = goodness(dataset, lambda index: self.scores(dataset.validation, index))
-                if best is None or found > best[0]:
-                    best = (found, setting, boost)
-        assert best is not None  # noqa: S101 - the product of no values has one element
-        self.chosen = {**best[1], **({"lift": best[2]} if self.repeats else {}), "validation_ndcg_at_10": round(best[0], 6)}
+        days = best_window(dataset, early, MOST_WINDOW)[0]
+        self.fallback = Fallback(early.recent(days))
+        self.before: tuple[dict[str, Any], Any] | None = None
+        best = self._try(early, dataset, {name: values[0] for name, values in self.grid.items()}, None)
+        for name, values in self.grid.items():
+            start = best.setting
+            for value in values[1:]:
+                best = max(best, self._try(early, dataset, {**start, name: value}, best), key=lambda t: t.goodness)
+        self.chosen = {**best.setting, **({"lift": best.boost} if self.repeats else {}), "validation_ndcg_at_10": round(best.goodness, 6)}
         late = Interactions.before(dataset.test.log, cuts.test_from, items)
-        self.setting, self.boost, self.fallback = best[1], best[2], Fallback(late.recent(math.inf))
+        self.setting, self.boost, self.fallback, self.before = best.setting, best.boost, Fallback(late.recent(days)), None
         self.state = self.train(late, dataset, self.setting)
 
-    def _boosts(self, best: tuple[float, dict[str, Any], float] | None) -> tuple[float, ...]:
+    def _try(self, early: Interactions, dataset: Dataset, setting: dict[str, Any], best: _Tried | None) -> _Tried:
+        """The best lift with one setting, and how good it is on the validation slice."""
+        if self.before is None or self.retrained(self.before[0], setting):
+            self.before = (setting, self.train(early, dataset, setting))
+        self.state, self.setting = self.before[1], setting
+        found = []
+        for boost in self._boosts(best):
+            self.boost = boost
+            found.append(_Tried(goodness(dataset, lambda index: self.scores(dataset.validation, index)), setting, boost))
+        return max(found, key=lambda t: t.goodness)
+
+    def _boosts(self, best: _Tried | None) -> tuple[float, ...]:
         """All lifts for the first setting; then the neighbours of the best so far."""
         if not self.repeats:
             return (0.0,)
         if best is None:
             return BOOSTS
-        at = BOOSTS.index(best[2])
+        at = BOOSTS.index(best.boost)
         return BOOSTS[max(0, at - 1) : at + 2]
 
     def scores(self, queries: Queries, index: np.ndarray) -> np.ndarray:
@@ -240,14 +268,8 @@ class Popularity:
 
     def fit(self, dataset: Dataset) -> None:
         items, cuts = len(dataset.catalogue), dataset.cuts
-        early = Interactions.before(dataset.validation.log, cuts.validation_from, items)
-        windows = (math.inf, 90.0, 30.0) if dataset.split == "time" else (math.inf,)
-        found = {}
-        for days in windows:
-            counts = early.recent(days)
-            found[days] = goodness(dataset, lambda index, counts=counts: np.broadcast_to(counts, (len(index), items)))  # type: ignore[misc]
-        best = max(found, key=lambda d: found[d])
-        self.chosen = {"days": None if math.isinf(best) else best, "validation_ndcg_at_10": round(found[best], 6)}
+        best, found = best_window(dataset, Interactions.before(dataset.validation.log, cuts.validation_from, items))
+        self.chosen = {"days": None if math.isinf(best) else best, "validation_ndcg_at_10": round(found, 6)}
         self.counts = Interactions.before(dataset.test.log, cuts.test_from, items).recent(best)
 
     def scores(self, queries: Queries, index: np.ndarray) -> np.ndarray:
@@ -282,7 +304,7 @@ class PersonalPopularity(Tuned):
     def predict(self, state: Any, setting: dict[str, Any], queries: Queries, index: np.ndarray, history: sp.csr_matrix) -> np.ndarray:
         return history.toarray() + 0.99 * state
 
-    def _boosts(self, best: tuple[float, dict[str, Any], float] | None) -> tuple[float, ...]:
+    def _boosts(self, best: _Tried | None) -> tuple[float, ...]:
         return (0.0,)
 
 
@@ -327,7 +349,7 @@ def ease_weights(x: sp.csr_matrix, ridge: float) -> np.ndarray:
 
 class ItemKnn(Tuned):
     name = "item_knn"
-    grid = {"logs": (False, True), "k": (20, 100, 400), "shrink": (0.0, 20.0)}  # noqa: RUF012
+    grid = {"logs": (True, False), "k": (100, 20, 400, 1_500), "shrink": (0.0, 20.0, 100.0)}  # noqa: RUF012
 
     def train(self, interactions: Interactions, dataset: Dataset, setting: dict[str, Any]) -> sp.csr_matrix:
         return cosine_neighbours(weighted(interactions.counts, setting["logs"]), setting["k"], setting["shrink"])
@@ -338,7 +360,7 @@ class ItemKnn(Tuned):
 
 class Ease(Tuned):
     name = "ease"
-    grid = {"logs": (False, True), "ridge": (30.0, 100.0, 300.0, 1_000.0)}  # noqa: RUF012
+    grid = {"logs": (True, False), "ridge": (300.0, 30.0, 100.0, 1_000.0, 3_000.0)}  # noqa: RUF012
 
     def train(self, interactions: Interactions, dataset: Dataset, setting: dict[str, Any]) -> np.ndarray:
         return ease_weights(weighted(interactions.counts, setting["logs"]), setting["ridge"])
@@ -354,7 +376,7 @@ class Ials(Tuned):
     """Factors of a query's customer are computed anew from the history."""
 
     name = "ials"
-    grid = {"factors": (64, 128), "alpha": (1.0, 5.0, 20.0), "regularization": (0.1, 5.0)}  # noqa: RUF012
+    grid = {"alpha": (5.0, 1.0, 20.0), "regularization": (5.0, 0.1, 20.0), "factors": (64, 32, 128)}  # noqa: RUF012
 
     def train(self, interactions: Interactions, dataset: Dataset, setting: dict[str, Any]) -> Any:
         from implicit.cpu.als import AlternatingLeastSquares
@@ -377,7 +399,7 @@ class Bpr(Tuned):
     """A query's customer has the trained factors, or (`folded`, and whoever is new) the mean of the factors of its history."""
 
     name = "bpr"
-    grid = {"factors": (64,), "learning_rate": (0.02, 0.1), "regularization": (0.005,), "folded": (False, True)}  # noqa: RUF012
+    grid = {"factors": (64,), "folded": (False, True), "learning_rate": (0.02, 0.1), "regularization": (0.005, 0.05)}  # noqa: RUF012
 
     def train(self, interactions: Interactions, dataset: Dataset, setting: dict[str, Any]) -> tuple[Any, np.ndarray]:
         from implicit.cpu.bpr import BayesianPersonalizedRanking
@@ -433,7 +455,7 @@ class Towers(nn.Module):
 
 class PlainTwoTower(Tuned):
     name = "plain_two_tower"
-    grid = {"epochs": (3, 10), "learning_rate": (2e-3, 1e-2)}  # noqa: RUF012
+    grid = {"epochs": (3, 10), "learning_rate": (1e-2, 2e-3)}  # noqa: RUF012
     width, batch_size, temperature, most, longest = 64, 512, 0.1, 60_000, 50
 
     def train(self, interactions: Interactions, dataset: Dataset, setting: dict[str, Any]) -> Towers:

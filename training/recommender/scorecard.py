@@ -7,6 +7,7 @@ sampled metrics for item recommendation", 2020), so without the luck of one draw
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,15 +16,18 @@ from typing import Any, Protocol
 
 import duckdb
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import hypergeom
 
 from training import metrics
-from training.recommender import peers, train
-from training.recommender.data import Dataset, Queries
+from training.recommender import peers
+from training.recommender.data import Dataset, Queries, take_index
 from training.recommender.evaluate import item_vectors, training_counts, user_vectors
+from training.recommender.fitting import Interrupted, stop_on_signal
 from training.recommender.protocols import Problem, unknown
+from training.recommender.system import fit_system
 from training.settings import TrainSettings
 
 OURS, RETRIEVAL, RANDOM = "regulars", "two_tower", "random"
@@ -61,34 +65,29 @@ class Retrieval:
 
     model: Any
     dataset: Dataset
-    report: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         c = self.dataset.catalogue
         self.items = item_vectors(self.model, c.item_ids, c.attributes, c.text_vectors)
 
     def scores(self, queries: Queries, index: np.ndarray) -> np.ndarray:
-        part = np.zeros(len(queries), dtype=bool)
-        part[index] = True
-        rows = type(queries.rows)(*(a[index] for a in (queries.rows.features, queries.rows.sequence_ids, queries.rows.sequence_values)))
-        return user_vectors(self.model, _Rows(rows)) @ self.items.T  # type: ignore[arg-type]
-
-
-@dataclass
-class _Rows:
-    rows: Any
-
-    def __len__(self) -> int:
-        return len(self.rows)
+        return user_vectors(self.model, take_index(queries, index)) @ self.items.T
 
 
 def fit_ours(
     connection: duckdb.DuckDBPyConnection, dataset: Dataset, settings: TrainSettings, folder: Path, console: Console
 ) -> tuple[Scorer, Scorer, dict[str, Any]]:
-    """Our system, its retrieval stage alone, and the system's report."""
-    fitted = train.fit(dataset, settings, folder, console)
-    retrieval = Retrieval(fitted.model, dataset)
-    return retrieval, retrieval, {}
+    """Our system, its retrieval stage alone, and the system's report.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C.
+    """
+    with stop_on_signal() as stop:
+        try:
+            system = fit_system(connection, dataset, settings, folder, console, stop)
+        except Interrupted:
+            raise KeyboardInterrupt from None
+    return system, Retrieval(system.model, dataset), system.report
 
 
 class Random:
@@ -265,6 +264,7 @@ def run(problems: Iterable[Problem], settings: TrainSettings, models: tuple[str,
         folder: for checkpoints of ours.
         console: progress and one line for each model that is done.
     """
+    torch.set_num_threads(settings.threads or max(1, min(4, (os.cpu_count() or 2) - 1)))  # they wait by spinning: leave a core free
     out = Run()
     for number, problem in enumerate(problems):
         out.labels.append(problem.label)
