@@ -357,6 +357,7 @@ def states(
     last = last_times(touches, codes, positions)
     hours = _purchase_hours(touches, positions)
     redeemed, dismissed = _reward_counts(touches, positions, "redemption"), _reward_counts(touches, positions, "reward_dismissed")
+    redeemed_at = _redemption_times(touches, positions)
     names = zip(customers["business_id"].to_pylist(), customers["customer_id"].to_pylist(), strict=True)
     for code, (business_id, customer_id) in enumerate(names):
         begin, at, end = int(touches.starts[code]), int(positions[code]), int(touches.starts[code + 1])
@@ -369,6 +370,7 @@ def states(
                 last=last[code],
                 recent=_slice(touches, max(begin, at - SEQUENCE_LENGTH), at),
                 redeemed=redeemed.get(code, {}),
+                redeemed_at=redeemed_at.get(code, {}),
                 dismissed=frozenset(dismissed.get(code, ())),
                 touch_count=at - begin,
                 purchase_hours=hours[code],
@@ -409,4 +411,17 @@ def _reward_counts(touches: Touches, positions: np.ndarray, kind: str) -> dict[i
         if text.startswith("r:"):
             counts = out.setdefault(owner, {})
             counts[text[2:]] = counts.get(text[2:], 0) + 1
+    return out
+
+
+def _redemption_times(touches: Touches, positions: np.ndarray) -> dict[int, dict[str, tuple[float, float]]]:
+    """Customer's code -> reward id -> epoch seconds of its first and last redemption."""
+    out: dict[int, dict[str, tuple[float, float]]] = {}
+    index, owners = _before(touches, positions, "redemption")
+    for owner, token, time in zip(owners.tolist(), touches.token_codes[index].tolist(), touches.times[index].tolist(), strict=True):
+        text = touches.tokens[token]
+        if text.startswith("r:"):
+            mine = out.setdefault(owner, {})
+            first, _ = mine.get(text[2:], (time, time))
+            mine[text[2:]] = (first, time)  # a customer's touches ascend
     return out

@@ -1,7 +1,7 @@
 """What is known of one customer and one reward together: the ranker's `pair_features`. Training and serving call the same function.
 
-Letters: K candidate rewards of one customer, N rewards of the catalogue, P = 40 features, H rewards that the customer redeemed, M neighbours
-of a reward, T steps of the sequence, D embedding dim.
+Letters: K candidate rewards of one customer, N rewards of the catalogue, P = 40 features, H rewards that the customer redeemed,
+M neighbours of a reward, T steps of the sequence, D embedding dim.
 
 Everything is computed from what was known strictly before the as-of time: the customer's own redemptions, the newest touches (through the
 user tower's sequence tensors, so that both paths see the same), and statistics of the catalogue as of that day.
@@ -20,6 +20,7 @@ import numpy as np
 from contracts.errors import ArtifactError
 from contracts.tensors import PAIR_COUNT
 from features.definitions import COUNT_SCALE, DAY_S, FEATURE_NAMES, KIND_CODES, SPEND_SCALE
+from features.state import CustomerState
 
 WINDOWS_DAYS = (7, 30, 90)
 PARTS = 4
@@ -116,14 +117,12 @@ class History:
 
     Attributes:
         rows: int64 (H,), rows of the catalogue, each once. count: float64 (H,). first, last: float64 (H,), epoch seconds.
-        moments: at how many different times.
     """
 
     rows: np.ndarray
     count: np.ndarray
     first: np.ndarray
     last: np.ndarray
-    moments: int
 
     @classmethod
     def of(cls, rows: np.ndarray, times: np.ndarray) -> History:
@@ -132,7 +131,20 @@ class History:
         first, last = np.full(len(unique), np.inf), np.full(len(unique), -np.inf)
         np.minimum.at(first, inverse, times)
         np.maximum.at(last, inverse, times)
-        return cls(unique, count.astype(np.float64), first, last, len(np.unique(np.floor(times))))
+        return cls(unique, count.astype(np.float64), first, last)
+
+    @classmethod
+    def of_state(cls, state: CustomerState, business_id: str, catalogue: Mapping[tuple[str, str], int]) -> History:
+        """From a stored state: the rewards of the catalogue, (business id, reward id) -> row, among those that it holds."""
+        found = [(catalogue.get((business_id, r), -1), n, *state.redeemed_at[r]) for r, n in state.redeemed.items()]
+        rows = sorted(f for f in found if f[0] >= 0)
+        table = np.array(rows, dtype=np.float64).reshape(-1, 4)
+        return cls(table[:, 0].astype(np.int64), table[:, 1], table[:, 2], table[:, 3])
+
+    @property
+    def moments(self) -> int:
+        """Different days of first and last redemptions: at least so often something was redeemed."""
+        return len(np.unique(np.concatenate([self.first, self.last]) // DAY_S))
 
 
 @dataclass(frozen=True)
@@ -305,7 +317,8 @@ def _popularity(out: np.ndarray, candidates: np.ndarray, as_of: float, stats: It
     age, left = as_of - stats.first_seen[candidates], stats.valid_to[candidates] - as_of
     _set(
         out, share_7d=week, share_30d=month, share_90d=quarter, trend=week - quarter, repeat_share=stats.repeat_share[candidates],
-        item_age=_log_days(np.where(np.isfinite(age), age, 0.0)), days_left=1.0 - _log_days(np.where(np.isfinite(left), left, 3650.0 * DAY_S)),
+        item_age=_log_days(np.where(np.isfinite(age), age, 0.0)),
+        days_left=1.0 - _log_days(np.where(np.isfinite(left), left, 3650.0 * DAY_S)),
     )  # fmt: skip
 
 

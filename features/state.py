@@ -53,6 +53,7 @@ class CustomerState:
         last: float64 (6,), epoch seconds of the last touches; NaN = never.
         recent: the newest 50 touches, ascending.
         redeemed: reward id -> how often it was redeemed, ever.
+        redeemed_at: reward id -> epoch seconds of its first and of its last redemption.
         dismissed: reward ids that the customer does not want.
         touch_count: touches, ever.
         purchase_hours: int64 (24,), purchases by hour of day (UTC), ever.
@@ -67,6 +68,7 @@ class CustomerState:
     last: np.ndarray = field(default_factory=lambda: np.full(RECENCY_COUNT, np.nan))
     recent: list[Touch] = field(default_factory=list)
     redeemed: dict[str, int] = field(default_factory=dict)
+    redeemed_at: dict[str, tuple[float, float]] = field(default_factory=dict)
     dismissed: frozenset[str] = frozenset()
     touch_count: int = 0
     purchase_hours: np.ndarray = field(default_factory=lambda: np.zeros(24, dtype=np.int64))
@@ -84,20 +86,21 @@ def fold(state: CustomerState, touches: Iterable[Touch]) -> CustomerState:
     sums = (state.sums if state.touch_count else np.zeros(SUM_COUNT)).reshape(GROUP_COUNT, HALF_LIFE_COUNT)
     sums = sums * np.exp2((state.time - time) / HALF_LIVES_S) if state.touch_count else sums
     last, hours = state.last.copy(), state.purchase_hours.copy()
-    redeemed, dismissed = dict(state.redeemed), set(state.dismissed)
+    redeemed, redeemed_at, dismissed = dict(state.redeemed), dict(state.redeemed_at), set(state.dismissed)
     for touch in new:
         weight = np.exp2((touch.time - time) / HALF_LIVES_S)
         for group in _GROUPS_OF[touch.kind]:
             sums[group] += weight * touch.value if group == SPEND_GROUP else weight
         for recency in _RECENCIES_OF[touch.kind]:
             last[recency] = np.fmax(last[recency], touch.time)
-        _count(touch, redeemed, dismissed, hours)
+        _count(touch, redeemed, redeemed_at, dismissed, hours)
     return CustomerState(
         time=time,
         sums=sums.reshape(SUM_COUNT),
         last=last,
         recent=sorted([*state.recent, *new])[-SEQUENCE_LENGTH:],
         redeemed=redeemed,
+        redeemed_at=redeemed_at,
         dismissed=frozenset(dismissed),
         touch_count=state.touch_count + len(new),
         purchase_hours=hours,
@@ -107,12 +110,16 @@ def fold(state: CustomerState, touches: Iterable[Touch]) -> CustomerState:
     )
 
 
-def _count(touch: Touch, redeemed: dict[str, int], dismissed: set[str], hours: np.ndarray) -> None:
+def _count(
+    touch: Touch, redeemed: dict[str, int], redeemed_at: dict[str, tuple[float, float]], dismissed: set[str], hours: np.ndarray
+) -> None:
     reward = touch.token[2:] if touch.token.startswith("r:") else None
     if touch.kind == _PURCHASE:
         hours[int(touch.time % 86_400 // 3_600)] += 1
     elif touch.kind == _REDEMPTION and reward:
         redeemed[reward] = redeemed.get(reward, 0) + 1
+        first, last = redeemed_at.get(reward, (touch.time, touch.time))
+        redeemed_at[reward] = (min(first, touch.time), max(last, touch.time))
     elif touch.kind == _DISMISSED and reward:
         dismissed.add(reward)
 
@@ -163,8 +170,9 @@ def tensors(
 
 
 # Packed: magic, format version, numbers of recent and of pending touches, length of the JSON part, touch_count, watermark, time; sums,
-# last, demographics; hours (uint32); touches' times, values (float64), kinds (uint8); JSON [tokens, redeemed, dismissed]; CRC-32 of all.
-_MAGIC, _VERSION = b"RGST", 1
+# last, demographics; hours (uint32); touches' times, values (float64), kinds (uint8); JSON [tokens, redeemed, dismissed,
+# redeemed_at]; CRC-32 of all.
+_MAGIC, _VERSION = b"RGST", 2
 _HEAD = struct.Struct("<4sBBBIQQd")
 _NUMBERS = SUM_COUNT + RECENCY_COUNT + len(DEMOGRAPHICS)
 _FIXED = _HEAD.size + 8 * _NUMBERS + 4 * 24
@@ -175,7 +183,7 @@ def pack(state: CustomerState) -> bytes:
     """A state as bytes; `unpack` gives it back exactly. At most 50 pending touches are kept, the next to come."""
     pending = sorted(state.pending)[:SEQUENCE_LENGTH]
     touches = [*state.recent, *pending]
-    texts = orjson.dumps([[t.token for t in touches], state.redeemed, sorted(state.dismissed)])
+    texts = orjson.dumps([[t.token for t in touches], state.redeemed, sorted(state.dismissed), state.redeemed_at])
     parts = [
         _HEAD.pack(_MAGIC, _VERSION, len(state.recent), len(pending), len(texts), state.touch_count, state.watermark, state.time),
         np.concatenate([state.sums, state.last, state.demographics]).astype("<f8").tobytes(),
@@ -207,7 +215,7 @@ def unpack(packed: bytes) -> CustomerState:
     hours = np.frombuffer(packed, "<u4", 24, _HEAD.size + 8 * _NUMBERS)
     floats = struct.unpack_from(f"<{2 * n}d", packed, _FIXED)
     begin = _FIXED + 17 * n
-    tokens, redeemed, dismissed = orjson.loads(packed[begin : begin + text_length])
+    tokens, redeemed, dismissed, redeemed_at = orjson.loads(packed[begin : begin + text_length])
     touches = list(map(Touch, floats[:n], packed[_FIXED + 16 * n : begin], tokens, floats[n:]))
     return CustomerState(
         time=time,
@@ -215,6 +223,7 @@ def unpack(packed: bytes) -> CustomerState:
         last=numbers[SUM_COUNT : SUM_COUNT + RECENCY_COUNT],
         recent=touches[:recent],
         redeemed=redeemed,
+        redeemed_at={reward: (times[0], times[1]) for reward, times in redeemed_at.items()},
         dismissed=frozenset(dismissed),
         touch_count=touch_count,
         purchase_hours=hours.astype(np.int64),

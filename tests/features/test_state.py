@@ -74,7 +74,7 @@ def test_messages_tell_what_is_wrong_with_stored_bytes() -> None:
     packed = pack(CustomerState())
     with pytest.raises(ArtifactError, match="is not one"):
         unpack(packed[:20])
-    with pytest.raises(ArtifactError, match="format 9, this program reads 1"):
+    with pytest.raises(ArtifactError, match="format 9, this program reads 2"):
         unpack(packed[:4] + b"\x09" + packed[5:])
     with pytest.raises(ArtifactError, match="does not match its checksum"):
         unpack(packed[:-4] + struct.pack("<I", 0))
