@@ -441,16 +441,20 @@ def attainable(connection: duckdb.DuckDBPyConnection, dataset: Dataset, folder: 
     truth = pa.concat_tables([pq.read_table(f).replace_schema_metadata() for f in files]).select(
         ["business_id", "customer_id", "as_of", "reward_id", "probability"]
     )
-    connection.register("truth_rows", truth)
-    connection.register("catalogue_rows", _numbered(dataset.catalogue.table, "reward_id", "item"))
-    connection.register("customer_rows", _numbered(dataset.log.customers, "customer_id", "customer"))
+    connection.register("truth_rows", truth.select(["business_id", "customer_id", "as_of"]).group_by(_KEY).aggregate([]))
     try:
-        rows = connection.sql(_TRUTH).to_arrow_table()
+        following = connection.sql(_NEXT).to_arrow_table().to_pandas()
     finally:
-        for name in ("truth_rows", "catalogue_rows", "customer_rows"):
-            connection.unregister(name)
-    if rows.num_rows == 0:
+        connection.unregister("truth_rows")
+    # Joined here: over these small tables DuckDB was seen to plan a join on the business alone, which is nearly a cross product.
+    catalogue = _numbered(dataset.catalogue.table, "reward_id", "item").to_pandas()
+    people = _numbered(dataset.log.customers, "customer_id", "customer").to_pandas()
+    asked = following.merge(people, on=["business_id", "customer_id"]).merge(catalogue, on=["business_id", "reward_id"])
+    asked = asked.rename(columns={"item": "relevant"}).drop(columns="reward_id")
+    rows = asked.merge(truth.to_pandas(), on=list(_KEY)).merge(catalogue, on=["business_id", "reward_id"])
+    if rows.empty:
         return None
+    rows["as_of"] = rows["as_of"].astype("datetime64[us, UTC]").astype("int64") / 1e6
     customer, item, relevant = (rows[n].to_numpy() for n in ("customer", "item", "relevant"))
     who, first, query = np.unique(customer, return_index=True, return_inverse=True)
     probability = np.zeros((len(who), len(dataset.catalogue)), dtype=np.float32)
@@ -462,20 +466,16 @@ def attainable(connection: duckdb.DuckDBPyConnection, dataset: Dataset, folder: 
     return Attainable(queries, probability)
 
 
-_TRUTH = """
+_KEY = ("business_id", "customer_id", "as_of")
+_NEXT = """
     WITH moment AS (SELECT business_id, min(as_of) AS as_of FROM truth_rows GROUP BY business_id),
-    asked AS (SELECT DISTINCT business_id, customer_id, as_of FROM truth_rows SEMI JOIN moment USING (business_id, as_of)),
-    next AS (
-        SELECT a.business_id, a.customer_id, a.as_of, arg_min(e.reward_id, e.occurred_at) AS reward_id
-        FROM asked a JOIN events e ON e.business_id = a.business_id AND e.customer_id = a.customer_id AND e.occurred_at >= a.as_of
-        WHERE e.event_type = 'redemption' AND e.campaign_id IS NULL GROUP BY ALL)
-    SELECT p.customer, c.item, t.probability, epoch_us(n.as_of) / 1e6 AS as_of, r.item AS relevant
-    FROM next n
-    JOIN truth_rows t ON t.business_id = n.business_id AND t.customer_id = n.customer_id AND t.as_of = n.as_of
-    JOIN customer_rows p ON p.business_id = n.business_id AND p.customer_id = n.customer_id
-    JOIN catalogue_rows c ON c.business_id = n.business_id AND c.reward_id = t.reward_id
-    JOIN catalogue_rows r ON r.business_id = n.business_id AND r.reward_id = n.reward_id
-    ORDER BY p.customer, c.item
+    asked AS MATERIALIZED (
+        SELECT business_id || chr(10) || customer_id AS who, as_of FROM truth_rows SEMI JOIN moment USING (business_id, as_of)),
+    redeemed AS MATERIALIZED (
+        SELECT business_id || chr(10) || customer_id AS who, business_id, customer_id, reward_id, occurred_at FROM events
+        WHERE event_type = 'redemption' AND campaign_id IS NULL AND occurred_at >= (SELECT min(as_of) FROM moment))
+    SELECT r.business_id, r.customer_id, a.as_of, arg_min(r.reward_id, r.occurred_at) AS reward_id
+    FROM asked a JOIN redeemed r USING (who) WHERE r.occurred_at >= a.as_of GROUP BY ALL
 """
 
 
