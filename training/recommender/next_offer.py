@@ -36,6 +36,10 @@ from training.recommender.data import DAY_S, Catalogue, Dataset, examples_table
 from training.recommender.model import Standardise, TwoTower
 from training.settings import TrainSettings
 
+USED = FEATURE_COUNT - 2
+"""All features but the month (the last two, sine and cosine): within one or two years it cannot be told from a trend, and a model that
+was given it carried the trend on. Without it the calibration error on a later slice fell (generated programme: worst type 0.024 to 0.013;
+`online_retail_ii` 0.095 to 0.086, the rest of which is Christmas)."""
 WEIGHTS, CONFIG, TYPES = "next_offer.pt", "next_offer.json", "offer_types.json"
 TRAIN_MOMENTS, MOMENTS = 8, 3
 WARMUP = 0.25
@@ -67,9 +71,9 @@ class OfferModel(nn.Module):
         super().__init__()
         self.config = config
         w = config.width
-        self.standardise = Standardise(FEATURE_COUNT)
+        self.standardise = Standardise(USED)
         self.hidden = nn.Sequential(
-            nn.Linear(EMBEDDING_DIM + FEATURE_COUNT, w), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(w, w), nn.GELU(),
+            nn.Linear(EMBEDDING_DIM + USED, w), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(w, w), nn.GELU(),
             nn.Dropout(config.dropout),
         )  # fmt: skip
         self.head = nn.Linear(w, OFFER_TYPE_COUNT)
@@ -80,7 +84,7 @@ class OfferModel(nn.Module):
         Args:
             user_vector: float32 (B, D), length 1. features: float32 (B, F).
         """
-        logits: Tensor = self.head(self.hidden(torch.cat([user_vector, self.standardise(features)], dim=1)))
+        logits: Tensor = self.head(self.hidden(torch.cat([user_vector, self.standardise(features[:, :USED])], dim=1)))
         return logits
 
 
@@ -250,7 +254,7 @@ def train(sample: Sample, settings: TrainSettings) -> OfferModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = OfferModel(OfferConfig())
-        features = torch.from_numpy(sample.features[~held])
+        features = torch.from_numpy(sample.features[~held, :USED])
         model.standardise.set(features.mean(dim=0), features.std(dim=0, correction=0))
         _set_base_rates(model, sample)
         best, state, bad = float("inf"), model.state_dict(), 0

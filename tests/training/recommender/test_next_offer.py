@@ -22,7 +22,7 @@ from contracts.bundle import OfferTypes
 from contracts.errors import ArtifactError
 from contracts.paths import Home
 from contracts.tables import EVENTS, REWARD_TYPES, REWARDS, TRANSACTIONS
-from features.definitions import KIND_COUNT
+from features.definitions import FEATURE_NAMES, KIND_COUNT
 from training.recommender import data, next_offer
 from training.recommender.model import ModelConfig, TwoTower
 from training.settings import TrainSettings
@@ -174,6 +174,14 @@ def test_it_learns_who_answers_and_is_calibrated(settings: TrainSettings) -> Non
     assert types.probabilities(next_offer.logits_of(model, sample(50, 4)))[:, EXPERIENCE].max() < 1e-3
     assert types.shares["biz-1"].keys() == {"discount", "experience"}
     assert report["mean_auc"] == found["auc"]["value"]
+
+
+def test_the_month_moves_nothing(fitted: next_offer.NextOffer) -> None:
+    vector, features = torch.randn(3, 64), torch.randn(3, 44)
+    before = fitted.model(vector, features)
+    features[:, -2:] += 1.0
+    torch.testing.assert_close(fitted.model(vector, features), before)
+    assert FEATURE_NAMES[next_offer.USED :] == ("month_sin", "month_cos")
 
 
 def test_one_customer_alone_is_enough(settings: TrainSettings) -> None:
