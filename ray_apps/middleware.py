@@ -96,11 +96,6 @@ class Gate:
         self._semaphore = asyncio.Semaphore(slots)
         self._slots, self._bound, self._inside = slots, slots + waiting, 0
 
-    @property
-    def busy(self) -> bool:
-        """Whether any request is being worked on."""
-        return self._inside > 0
-
     @asynccontextmanager
     async def enter(self) -> AsyncIterator[None]:
         """Hold a slot.

@@ -79,9 +79,8 @@ class Service:
         self.recommender = Recommender(self.models, self.states, self.store, self.client, self.clock, settings, self.metrics)
         self.offers = NextOffers(self.recommender, self.client, settings)
         self.customers = SimilarCustomers(
-            home, self.models, self.states, self.store, self.client, self.recommender.tower, self.clock, self.metrics, settings,
-            lambda: self.gate.busy,
-        )  # fmt: skip
+            home, self.models, self.states, self.store, self.client, self.recommender.tower, self.clock, self.metrics, settings
+        )
 
     async def start(self) -> None:
         """Load the model and begin the background work.

@@ -23,7 +23,7 @@ class SimilarSettings(StackSettings):
 
     model_config = settings_config("REGULARS_SERVE_SIMILAR_")
     background: bool = Field(True, description="Embed every known customer in the background; else only those who are asked about.")
-    batch: int = Field(32, ge=1, le=256, description="Customers of one call of the model server: a larger one holds requests up longer.")
+    batch: int = Field(16, ge=1, le=256, description="Customers of one call of the model server: a larger one holds requests up longer.")
     pause_s: float = Field(0.01, ge=0, le=60, description="Least pause between two batches; never shorter than the batch took.")
     poll_s: float = Field(1.0, gt=0, le=3600, description="Pause between two looks for customers with new events.")
     refresh_s: float = Field(21_600.0, ge=1, description="Oldest vector of a customer without new events; then it is computed again.")

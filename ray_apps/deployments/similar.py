@@ -18,7 +18,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -52,7 +52,6 @@ OVERLAP = 256
 LOOK_LIMIT = 1000
 FAILED_PAUSE_S = 5.0
 RETRY_AFTER_S = 2
-MAX_BUSY_WAIT_S = 0.25
 KEPT_FILES = 2
 FORGET_AFTER_S = 600.0
 
@@ -125,7 +124,6 @@ class SimilarCustomers:
         clock: what is "now".
         metrics: where progress is shown.
         serve: deadline of requests, and the touches from which on the coverage is `full`.
-        busy: whether requests are being worked on; the background work waits for them, a little.
         settings: see `SimilarSettings`.
     """
 
@@ -140,12 +138,11 @@ class SimilarCustomers:
         clock: ServingClock,
         metrics: Metrics,
         serve: ServeSettings,
-        busy: Callable[[], bool] = lambda: False,
         settings: SimilarSettings | None = None,
     ) -> None:
         self.settings = settings or SimilarSettings.load()
         self._folder, self._models, self._states, self._inbox = home.embeddings, models, states, inbox
-        self._client, self._tower, self._clock, self._busy, self._serve = client, tower, clock, busy, serve
+        self._client, self._tower, self._clock, self._serve = client, tower, clock, serve
         self._build: Build | None = None
         self._task: asyncio.Task[None] | None = None
         self._lock: IO[str] | None = None
@@ -434,12 +431,8 @@ class SimilarCustomers:
         return row is not None and row.touches >= base.touch_count and now - row.as_of < self.settings.refresh_s / 2
 
     async def _rest(self, took_s: float) -> None:
-        """Leave the machine to requests for as long as the batch took, and longer while there are some."""
+        """Leave the machine to requests for as long as the batch took."""
         await asyncio.sleep(max(self.settings.pause_s, took_s))
-        waited = 0.0
-        while self._busy() and waited < MAX_BUSY_WAIT_S:
-            await asyncio.sleep(0.005)
-            waited += 0.005
 
     def _forget_the_gone(self, build: Build, everyone: Sequence[CustomerKey], began: float) -> None:
         """Who is in the online store no longer was erased. Newcomers, who are in the inbox only, have young vectors."""

@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -254,11 +255,21 @@ async def test_what_is_there_answers_while_the_rest_is_embedded(api) -> None:
     assert index_of(api).count(BUSINESS) == 30
 
 
-async def test_requests_come_first(api) -> None:
-    customers, waits = api.service.customers, []
-    customers._busy = lambda: waits.append(1) or len(waits) < 4
+async def test_the_machine_is_left_to_requests_for_as_long_as_a_batch_took(api, monkeypatch: pytest.MonkeyPatch) -> None:
+    customers, rests = api.service.customers, []
+    customers.settings = SimilarSettings(background=False, batch=8, pause_s=0.001)
+    api.tower.delay_s = 0.02
+    rest = customers._rest
+
+    async def watched(took_s: float) -> None:
+        rests.append(took_s)
+        await rest(took_s)
+
+    monkeypatch.setattr(customers, "_rest", watched)
+    began = time.monotonic()
     await customers.look()
-    assert len(waits) >= 4
+    assert len(rests) == 4
+    assert time.monotonic() - began >= 2 * sum(rests)
 
 
 async def test_another_model_version_begins_anew(api, home: Path) -> None:
