@@ -438,46 +438,42 @@ def attainable(connection: duckdb.DuckDBPyConnection, dataset: Dataset, folder: 
     files = sorted(folder.glob("*/redemptions-*.parquet"))
     if not files:
         return None
-    truth = pa.concat_tables([pq.read_table(f).replace_schema_metadata() for f in files]).select(
-        ["business_id", "customer_id", "as_of", "reward_id", "probability"]
-    )
-    connection.register("truth_rows", truth.select(["business_id", "customer_id", "as_of"]).group_by(_KEY).aggregate([]))
+    truth = pa.concat_tables([pq.read_table(f).replace_schema_metadata() for f in files]).to_pandas()
+    truth = truth[truth["as_of"] == truth.groupby("business_id")["as_of"].transform("min")]
+    asked = truth[["business_id", "customer_id", "as_of"]].drop_duplicates()
+    connection.register("asked", asked)
     try:
-        following = connection.sql(_NEXT).to_arrow_table().to_pandas()
+        found = connection.sql(_NEXT).to_arrow_table().to_pylist()
     finally:
-        connection.unregister("truth_rows")
-    # Joined here: over these small tables DuckDB was seen to plan a join on the business alone, which is nearly a cross product.
-    catalogue = _numbered(dataset.catalogue.table, "reward_id", "item").to_pandas()
-    people = _numbered(dataset.log.customers, "customer_id", "customer").to_pandas()
-    asked = following.merge(people, on=["business_id", "customer_id"]).merge(catalogue, on=["business_id", "reward_id"])
-    asked = asked.rename(columns={"item": "relevant"}).drop(columns="reward_id")
-    rows = asked.merge(truth.to_pandas(), on=list(_KEY)).merge(catalogue, on=["business_id", "reward_id"])
-    if rows.empty:
+        connection.unregister("asked")
+    people = _rows_of(dataset.log.customers, "customer_id")
+    rewards = _rows_of(dataset.catalogue.table, "reward_id")
+    keys = [(people.get((r["business_id"], r["customer_id"]), -1), rewards.get((r["business_id"], r["reward_id"]), -1)) for r in found]
+    known = sorted((who, what, r["as_of"].timestamp()) for (who, what), r in zip(keys, found, strict=True) if who >= 0 and what >= 0)
+    if not known:
         return None
-    rows["as_of"] = rows["as_of"].astype("datetime64[us, UTC]").astype("int64") / 1e6
-    customer, item, relevant = (rows[n].to_numpy() for n in ("customer", "item", "relevant"))
-    who, first, query = np.unique(customer, return_index=True, return_inverse=True)
-    probability = np.zeros((len(who), len(dataset.catalogue)), dtype=np.float32)
-    probability[query, item] = rows["probability"].to_numpy()
-    as_of, indptr = rows["as_of"].to_numpy()[first], np.arange(len(who) + 1)
+    customer = np.array([k[0] for k in known], dtype=np.int64)
+    place = {c: i for i, c in enumerate(customer.tolist())}
+    probability = np.zeros((len(known), len(dataset.catalogue)), dtype=np.float32)
+    columns = (truth[c].tolist() for c in ("business_id", "customer_id", "reward_id", "probability"))
+    for business, name, reward, value in zip(*columns, strict=True):
+        row = place.get(people.get((business, name), -1))
+        if row is not None and (business, reward) in rewards:
+            probability[row, rewards[business, reward]] = value
     queries = data.queries_at(
-        connection, dataset.log, dataset.catalogue, dataset.vocabulary, who.astype(np.int64), as_of, indptr, relevant[first]
-    )
+        connection, dataset.log, dataset.catalogue, dataset.vocabulary, customer, np.array([k[2] for k in known]),
+        np.arange(len(known) + 1), np.array([k[1] for k in known], dtype=np.int64),
+    )  # fmt: skip
     return Attainable(queries, probability)
 
 
-_KEY = ("business_id", "customer_id", "as_of")
 _NEXT = """
-    WITH moment AS (SELECT business_id, min(as_of) AS as_of FROM truth_rows GROUP BY business_id),
-    asked AS MATERIALIZED (
-        SELECT business_id || chr(10) || customer_id AS who, as_of FROM truth_rows SEMI JOIN moment USING (business_id, as_of)),
-    redeemed AS MATERIALIZED (
-        SELECT business_id || chr(10) || customer_id AS who, business_id, customer_id, reward_id, occurred_at FROM events
-        WHERE event_type = 'redemption' AND campaign_id IS NULL AND occurred_at >= (SELECT min(as_of) FROM moment))
-    SELECT r.business_id, r.customer_id, a.as_of, arg_min(r.reward_id, r.occurred_at) AS reward_id
-    FROM asked a JOIN redeemed r USING (who) WHERE r.occurred_at >= a.as_of GROUP BY ALL
+    SELECT a.business_id, a.customer_id, any_value(a.as_of) AS as_of, arg_min(e.reward_id, e.occurred_at) AS reward_id
+    FROM events e JOIN asked a ON a.business_id = e.business_id AND a.customer_id = e.customer_id AND e.occurred_at >= a.as_of
+    WHERE e.event_type = 'redemption' AND e.campaign_id IS NULL GROUP BY a.business_id, a.customer_id
 """
 
 
-def _numbered(table: pa.Table, key: str, name: str) -> pa.Table:
-    return table.select(["business_id", key]).append_column(name, pa.array(np.arange(table.num_rows)))
+def _rows_of(table: pa.Table, key: str) -> dict[tuple[str, str], int]:
+    """Row of each (business, key)."""
+    return {pair: row for row, pair in enumerate(zip(table["business_id"].to_pylist(), table[key].to_pylist(), strict=True))}
