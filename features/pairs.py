@@ -24,6 +24,7 @@ from features.state import CustomerState
 
 WINDOWS_DAYS = (7, 30, 90)
 PARTS = 4
+SHARE_FLOOR = 1e-5  # added to shares before the logarithm
 TEXT_SIZE = 32  # text vectors are brought to so many dimensions
 RECENT_HALF_LIFE_DAYS = 30.0
 MAX_HISTORY = 300  # newest rewards of a customer that neighbours are looked up for
@@ -164,6 +165,11 @@ class Context:
     kinds: np.ndarray
     ages_days: np.ndarray
     basket: float
+
+
+def log_shares(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """`ItemStats.shares` from counts: float32 of counts / totals, both of any one shape."""
+    return np.log(counts / np.maximum(totals, 1.0) + SHARE_FLOOR).astype(np.float32)
 
 
 _FEATURE = {name: i for i, name in enumerate(FEATURE_NAMES)}

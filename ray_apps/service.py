@@ -75,7 +75,7 @@ class Service:
         self.log = RecommendationLog(self.store)
         self.states = BaseStates(OnlineStore(online, home), in_thread=online.kind != "sqlite")
         self.client = TritonClient(settings.triton_url or "127.0.0.1:8001", settings.tower_deadline_ms / 1000)
-        self.models = ModelWatcher(home, self.client, settings.deployed_poll_s, self._swapped)
+        self.models = ModelWatcher(home, self.client, settings.deployed_poll_s, self._swapped, settings.statistics_refresh_s)
         self.recommender = Recommender(self.models, self.states, self.store, self.client, self.clock, settings, self.metrics)
         self.offers = NextOffers(self.recommender, self.client, settings)
         self.customers = SimilarCustomers(

@@ -20,7 +20,7 @@ from contracts.api import NextOfferRequest
 from contracts.errors import UpstreamError
 from contracts.tables import REWARD_TYPES
 from contracts.tensors import NEXT_OFFER
-from features.state import CustomerState, tensors
+from features.state import CustomerState
 from ray_apps.deployments.model import Served
 from ray_apps.deployments.population import Population
 from ray_apps.deployments.recommend import CANDIDATES, POPULARITY_DAYS, Customer, Recommender, by_popularity
@@ -71,7 +71,8 @@ class NextOffers:
         """
         customer = await self._recommender.customer(business_id, wanted.customer_id, wanted.context, stopwatch)
         served, shares = customer.served, customer.served.offer_types.shares.get(business_id, {})
-        found = await self._probabilities(customer) if customer.vector is not None else None
+        known = customer.state is not None and customer.state.touch_count > 0
+        found = await self._probabilities(customer) if known and customer.vector is not None else None
         stopwatch.lap("tower")
         usual = np.array([shares.get(kind, 0.0) for kind in REWARD_TYPES])
         shelf = self._shelf_of(served)
@@ -87,7 +88,7 @@ class NextOffers:
             "nextBestOffer": None if best is None else _named(best, customer, shares, found is not None),
             "modelVersion": served.name,
             "coverage": customer.coverage,
-            "degraded": customer.degraded or (customer.vector is not None and found is None),
+            "degraded": customer.degraded or (known and found is None),
             "horizonDays": served.offer_types.horizon_days,
         }
 
@@ -100,11 +101,9 @@ class NextOffers:
 
     async def _probabilities(self, customer: Customer) -> np.ndarray | None:
         """float64 (T,) of the model, calibrated; None where Triton gives none."""
-        assert customer.state is not None  # noqa: S101 - a vector has one
-        assert customer.vector is not None  # noqa: S101
+        assert customer.vector is not None  # noqa: S101 - asked by the caller
         served = customer.served
-        features = tensors([customer.state], customer.now, served.vocabulary, customer.context_time)["features"]
-        inputs = {"user_vector": np.ascontiguousarray(customer.vector), "features": features}
+        inputs = {"user_vector": np.ascontiguousarray(customer.vector), "features": customer.tower["features"]}
         deadline_s = self._settings.tower_deadline_ms / 1000
         try:
             answer = await self._recommender.tower.call(
@@ -152,8 +151,7 @@ def best_rewards(customer: Customer, shelf: Shelf) -> dict[str, Pick]:
 def _candidates(customer: Customer) -> tuple[Sequence[int], Sequence[float]]:
     """Rows of the allowed rewards to look at first, and their scores."""
     if customer.vector is None:
-        population = customer.served.populations.get(customer.business_id, _NOBODY)
-        ranked = by_popularity(customer.served, population, customer.rules, customer.part, CANDIDATES)
+        ranked = by_popularity(customer.served, customer.rules, customer.state, customer.now, customer.part, CANDIDATES)
         return ranked.rows, ranked.scores
     rows = customer.served.snapshot.index.search(customer.vector, CANDIDATES, [customer.rules])[0].rows
     return rows.tolist(), _scores(customer, rows).tolist()

@@ -1,40 +1,45 @@
-"""The pipeline of one recommendation: features, user tower, index, rules. In the same process as the ingress, all on its event loop.
+"""The pipeline of one recommendation: features, user tower, candidates, ranker, rules, reasons. In the process of the ingress, on its loop.
 
-Every stage that can fail has a simpler stand-in, so a known caller always gets an answer: without Triton or without stored features
-the most popular of the allowed rewards are recommended, and the answer says `degraded`.
+Every stage that can fail has a simpler stand-in, so a known caller always gets an answer: without the ranker the nearest rewards are
+recommended, without Triton or without stored features the most popular of the allowed ones, and the answer says `degraded`.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import numpy as np
 
 from contracts.api import RecommendationContext, RecommendationRequest
 from contracts.errors import ArtifactError, StackError, UpstreamError
-from contracts.tensors import USER_TOWER
+from contracts.tensors import RANKER, USER_TOWER, ModelSpec
 from embeddings.table import Filter
+from features.definitions import DAY_S
 from features.state import CustomerState, state_at, tensors
 from ray_apps.clock import ServingClock
+from ray_apps.deployments import rank
 from ray_apps.deployments.breaker import Breaker
-from ray_apps.deployments.explain import HOUR_OF_PART, PART_OF_HOUR, PARTS, Explainer, Population
+from ray_apps.deployments.explain import HOUR_OF_PART, Explainer, attributed, attribution_inputs, shown_as
 from ray_apps.deployments.lander import touches_of
 from ray_apps.deployments.model import ModelWatcher, Served, check_tower
+from ray_apps.deployments.population import PART_OF_HOUR, PARTS, Population, peers_of
+from ray_apps.deployments.rerank import Policy, held_back, rerank, spend_of
+from ray_apps.deployments.vectors import Key, VectorCache, facts_of
 from ray_apps.metrics import Metrics, Stopwatch
 from ray_apps.settings import ServeSettings
-from ray_apps.store import InboxRow
+from ray_apps.store import InboxRow, Shown
 from serving.client import TritonClient
 
 logger = logging.getLogger("regulars.recommend")
 
 CANDIDATES = 200
 POPULARITY_DAYS = 90
-LIFT_BOUNDS = (0.5, 2.0)
+MAX_EXPLAINED = 10  # rewards of one answer whose scores are attributed
 _NOBODY = Population()
 
 
@@ -49,13 +54,20 @@ class Inbox(Protocol):
 
     async def recent_events(self, business_id: str, customer_id: str, above_seq: int, limit: int = 1000) -> list[InboxRow]: ...
 
+    async def shown_to(self, business_id: str, customer_id: str, since: datetime, limit: int = 100) -> Shown: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """Rows of the catalogue, best first, and the probability of redemption of each."""
+    """Rows of the catalogue, best first, and the probability of redemption of each.
+
+    Attributes:
+        moves: for each row what raised its probability, by group of pair features; None where it was not asked.
+    """
 
     rows: Sequence[int]
     scores: Sequence[float]
+    moves: Sequence[Mapping[str, float] | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +89,20 @@ class Customer:
         now, context_time: epoch seconds; the second one stands for hour, weekday and month.
         part: of the day.
         state: None for an unknown customer.
-        vector: float32 (1, D); None for an unknown customer, and where Triton or the stored state is away.
+        tower: the user tower's inputs; of an unknown customer those that say nothing but the moment.
+        vector: float32 (1, D); None where Triton or the stored state is away.
         rules: what may be shown.
         degraded: something could not be read or computed.
     """
 
     served: Served
     business_id: str
+    customer_id: str
     now: float
     context_time: float
     part: str
     state: CustomerState | None
+    tower: dict[str, np.ndarray]
     vector: np.ndarray | None
     rules: Filter
     coverage: str
@@ -104,6 +119,7 @@ class Recommender:
         clock: what is "now".
         settings: deadlines and breaker.
         metrics: where open breakers are shown.
+        vectors: customers' vectors that may be used again; one of its own when not given.
     """
 
     def __init__(
@@ -115,7 +131,9 @@ class Recommender:
         clock: ServingClock,
         settings: ServeSettings,
         metrics: Metrics,
+        vectors: VectorCache | None = None,
     ) -> None:
+        self.vectors = vectors if vectors is not None else VectorCache(metrics=metrics)
         self._models, self._states, self._inbox, self._client, self._clock, self._settings = models, states, inbox, client, clock, settings
         probe_s = settings.breaker_probe_ms / 1000
         self.tower = Breaker("the model server", settings.breaker_failures, probe_s, self._probe_tower, metrics.breaker.labels("tower").set)
@@ -134,27 +152,12 @@ class Recommender:
         Raises:
             ArtifactError: no model has been loaded yet.
         """
-        served = self._models.current
-        if served is None:
-            raise ArtifactError("no model is loaded yet. Wait until /-/readyz answers 200.")
-        now = self._clock.now().timestamp()
-        state, whole = await self._state(served, business_id, wanted.customer_id, now)
-        stopwatch.lap("features")
-        context_time = _context_time(now, wanted.context.time_of_day)
-        part = wanted.context.time_of_day or PART_OF_HOUR[int(now % 86_400 // 3_600)]
-        known = state is not None and state.touch_count > 0
-        vector = await self._vector(served, state, now, context_time) if known and whole and state is not None else None
+        asked = await self.customer(business_id, wanted.customer_id, wanted.context, stopwatch)
         stopwatch.lap("tower")
-        rules = _filter(business_id, now, state)
-        if vector is not None:
-            ranked = by_model(served, vector, rules, wanted.num_recommendations)
-        else:
-            population = served.populations.get(business_id, _NOBODY)
-            ranked = by_popularity(served, population, rules, part, wanted.num_recommendations)
-        stopwatch.lap("search")
-        shown = self._explained(served, business_id, state if known else None, ranked, now, part)
+        ranked, whole = await self._ranked(asked, wanted, stopwatch)
+        shown = self._explained(asked, ranked)
         stopwatch.lap("rules")
-        return Answer(secrets.token_hex(16), shown, served.name, self._coverage(state), not whole or (known and vector is None))
+        return Answer(secrets.token_hex(16), shown, asked.served.name, asked.coverage, asked.degraded or not whole)
 
     async def customer(self, business_id: str, customer_id: str, context: RecommendationContext, stopwatch: Stopwatch) -> Customer:
         """The customer as of now, on the same way as a recommendation.
@@ -166,26 +169,31 @@ class Recommender:
         if served is None:
             raise ArtifactError("no model is loaded yet. Wait until /-/readyz answers 200.")
         now = self._clock.now().timestamp()
-        state, whole = await self._state(served, business_id, customer_id, now)
+        state, whole, newest = await self._state(served, business_id, customer_id, now)
         stopwatch.lap("features")
         context_time = _context_time(now, context.time_of_day)
-        known = state is not None and state.touch_count > 0
-        vector = await self._vector(served, state, now, context_time) if known and whole and state is not None else None
+        tower = tensors([state if state is not None else CustomerState()], now, served.vocabulary, context_time)
+        vector = await self._vector(served, business_id, customer_id, state, newest, tower, context_time) if whole else None
         return Customer(
             served=served,
             business_id=business_id,
+            customer_id=customer_id,
             now=now,
             context_time=context_time,
             part=context.time_of_day or PART_OF_HOUR[int(now % 86_400 // 3_600)],
             state=state,
+            tower=tower,
             vector=vector,
             rules=_filter(business_id, now, state),
             coverage=self._coverage(state),
-            degraded=not whole or (known and vector is None),
+            degraded=vector is None,
         )
 
-    async def _state(self, served: Served, business_id: str, customer_id: str, now: float) -> tuple[CustomerState | None, bool]:
-        """The customer's state as of now, and whether all of it could be read. What is in the inbox counts even without the rest."""
+    async def _state(self, served: Served, business_id: str, customer_id: str, now: float) -> tuple[CustomerState | None, bool, int]:
+        """The customer's state as of now, whether all of it could be read, and the newest inbox event's number (0 without any).
+
+        What is in the inbox counts even without the rest.
+        """
         deadline_s, whole, base = self._settings.features_deadline_ms / 1000, True, None
         try:
             base = await self.features.call(lambda: self._states.read(business_id, customer_id), deadline_s)
@@ -196,42 +204,129 @@ class Recommender:
             rows = await self._inbox.recent_events(business_id, customer_id, base.watermark if base is not None else 0)
         except UpstreamError as exc:
             logger.info("answering without the inbox: %s", exc)
-            return base, False
+            return base, False, 0
         if base is None and not rows:
-            return None, whole
+            return None, whole, 0
         touches = touches_of(rows, lambda business, product: served.categories.get((business, product)))
-        return state_at(base, touches, now), whole
+        return state_at(base, touches, now), whole, rows[-1].seq if rows else 0
 
-    async def _vector(self, served: Served, state: CustomerState, now: float, context_time: float) -> np.ndarray | None:
-        """The customer's vector, float32 (1, D); None where Triton gives none."""
-        inputs = tensors([state], now, served.vocabulary, context_time)
+    async def _vector(
+        self, served: Served, business_id: str, customer_id: str, state: CustomerState | None, newest: int, tower: dict[str, np.ndarray],
+        context_time: float,
+    ) -> np.ndarray | None:  # fmt: skip
+        """The customer's vector, float32 (1, D): the kept one while nothing has changed, else Triton's; None where it gives none."""
+        key = Key(business_id, customer_id, served.version)
+        facts = facts_of(state, newest, context_time) if state is not None else None
+        if facts is not None and (kept := self.vectors.get(key, facts)) is not None:
+            return kept
         deadline_s = self._settings.tower_deadline_ms / 1000
-        try:
-            answer = await self.tower.call(lambda: self._client.infer(USER_TOWER, inputs, served.version, deadline_s), deadline_s * 1.5)
-        except UpstreamError as exc:
-            logger.info("answering without the model: %s", exc)
+        answer = await self._infer(USER_TOWER, tower, served, deadline_s)
+        if answer is None:
             return None
+        if facts is not None:
+            self.vectors.put(key, facts, answer["user_vector"])
         return answer["user_vector"]
 
-    def _explained(
-        self, served: Served, business_id: str, state: CustomerState | None, ranked: Ranked, now: float, part: str
-    ) -> list[dict[str, Any]]:
-        catalogue = served.catalogue
-        explainer = Explainer(business_id, catalogue, served.populations.get(business_id, _NOBODY), state, now, part)
-        shown = []
-        for rank, (row, score) in enumerate(zip(ranked.rows, ranked.scores, strict=True), start=1):
-            reasons = explainer.reasons(row)
-            shown.append(
-                {
-                    "rewardId": catalogue.reward_ids[row],
-                    "name": catalogue.names[row],
-                    "score": round(score, 6),
-                    "rank": rank,
-                    "explanation": reasons[0].sentence,
-                    "reasoning": list(dict.fromkeys(r.code for r in reasons)),
-                }
-            )
-        return shown
+    async def _infer(
+        self, spec: ModelSpec, inputs: dict[str, np.ndarray], served: Served, deadline_s: float
+    ) -> dict[str, np.ndarray] | None:
+        """Triton's answer; None where it gives none."""
+        try:
+            return await self.tower.call(lambda: self._client.infer(spec, inputs, served.version, deadline_s), deadline_s * 1.5)
+        except UpstreamError as exc:
+            logger.info("answering without %s: %s", spec.name, exc)
+            return None
+
+    async def _ranked(self, asked: Customer, wanted: RecommendationRequest, stopwatch: Stopwatch) -> tuple[Ranked, bool]:
+        """The best rewards, and whether all stages answered: without the ranker the nearest ones, without a vector the popular ones."""
+        served, count = asked.served, wanted.num_recommendations
+        population = served.populations.get(asked.business_id, _NOBODY)
+        if asked.vector is None:
+            return by_popularity(served, asked.rules, asked.state, asked.now, asked.part, count), False
+        if asked.business_id not in served.token_rows:
+            return Ranked([], []), True  # a business without rewards
+        state = asked.state if asked.state is not None else CustomerState()
+        most = max(self._settings.candidates, count)
+        found = rank.candidates(served, asked.vector, asked.tower, state, asked.rules, asked.now, most)
+        stopwatch.lap("search")
+        if not len(found.rows):
+            return Ranked([], []), True
+        answer = await self._infer(RANKER, found.inputs, served, self._settings.tower_deadline_ms / 1000)
+        if answer is None:
+            return by_model(served, asked.vector, asked.rules, count), False
+        logits = answer["logits"]
+        scores = served.ranking.probabilities(logits[:, rank.REDEEM], found.features)
+        order = await self._policy(asked, wanted, population, found.rows, scores)
+        stopwatch.lap("rank")
+        moves = await self._moves(asked.served, found, logits, order[:MAX_EXPLAINED])
+        rest = [None] * (len(order) - len(moves))
+        return Ranked(found.rows[order].tolist(), scores[order].tolist(), [*moves, *rest]), True
+
+    async def _policy(
+        self, asked: Customer, wanted: RecommendationRequest, population: Population, rows: np.ndarray, scores: np.ndarray
+    ) -> np.ndarray:
+        """int64 (K,), positions of the candidates to show, best first by the objective within the caps."""
+        policy = Policy.of(self._settings, wanted.objective, wanted.diversity)
+        catalogue = asked.served.catalogue
+        held = await self._held(asked, rows) if self._settings.frequency_cap is not None else None
+        spend = spend_of(asked.state, asked.now, population.basket)
+        return rerank(
+            policy,
+            catalogue.offers,
+            rows,
+            scores,
+            wanted.num_recommendations,
+            spend=spend,
+            vectors=catalogue.vectors,
+            held=held,
+            now=asked.now,
+        )
+
+    async def _held(self, asked: Customer, rows: np.ndarray) -> np.ndarray | None:
+        """bool (C,): candidates that were shown often enough lately; None where that cannot be read."""
+        days, cap = self._settings.frequency_days, self._settings.frequency_cap
+        assert cap is not None  # noqa: S101 - asked by the caller
+        try:
+            shown = await self._inbox.shown_to(asked.business_id, asked.customer_id, datetime.fromtimestamp(asked.now - days * DAY_S, UTC))
+        except UpstreamError as exc:
+            logger.info("answering without the frequency cap: %s", exc)
+            return None
+        redeemed = asked.state.redeemed_at if asked.state is not None else {}
+        acted = {**shown.acted, **{r: max(last, shown.acted.get(r, 0.0)) for r, (_, last) in redeemed.items()}}
+        frozen = held_back(shown.times, acted, cap, days, asked.now)
+        ids = asked.served.catalogue.reward_ids
+        return np.array([ids[row] in frozen for row in rows.tolist()], dtype=bool)
+
+    async def _moves(
+        self, served: Served, found: rank.Candidates, logits: np.ndarray, shown: np.ndarray
+    ) -> Sequence[Mapping[str, float] | None]:
+        """For each reward shown what raised its probability; None where the ranker is not asked or does not answer in time."""
+        deadline_s = self._settings.explain_deadline_ms / 1000
+        if not deadline_s or not len(shown) or self.tower.open:
+            return [None] * len(shown)
+        asked = attribution_inputs(found.inputs, shown)
+        try:
+            answer = await self._client.infer(RANKER, asked, served.version, deadline_s)
+        except UpstreamError as exc:
+            logger.info("explaining without what moved the scores: %s", exc)
+            return [None] * len(shown)
+        return attributed(logits, shown, answer["logits"], rank.of_share(served.ranking, found.features))
+
+    def _explained(self, asked: Customer, ranked: Ranked) -> list[dict[str, Any]]:
+        served = asked.served
+        population = served.populations.get(asked.business_id, _NOBODY)
+        explainer = Explainer(asked.business_id, served.catalogue, population, asked.state, asked.now, asked.part)
+        moves = ranked.moves if ranked.moves is not None else [None] * len(ranked.rows)
+        return [
+            {
+                "rewardId": served.catalogue.reward_ids[row],
+                "name": served.catalogue.names[row],
+                "score": round(score, 6),
+                "rank": place,
+                **shown_as(explainer.reasons(row, moved)),
+            }
+            for place, (row, score, moved) in enumerate(zip(ranked.rows, ranked.scores, moves, strict=True), start=1)
+        ]
 
     def _coverage(self, state: CustomerState | None) -> str:
         if state is None or not state.touch_count:
@@ -261,8 +356,8 @@ def by_model(served: Served, vector: np.ndarray, rules: Filter, count: int) -> R
     return Ranked(found.rows[best].tolist(), scores[best].tolist())
 
 
-def by_popularity(served: Served, population: Population, rules: Filter, part: str, count: int) -> Ranked:
-    """The allowed rewards that most customers redeem, weighed by how well they fit the part of the day.
+def by_popularity(served: Served, rules: Filter, state: CustomerState | None, now: float, part: str, count: int) -> Ranked:
+    """The allowed rewards that most customers redeem, weighed by how well they fit the part of the day, the age and the gender.
 
     A reward's score is the share of customers who redeemed it in 90 days, brought to the model's horizon: what is known of a customer
     of whom nothing is known.
@@ -271,17 +366,11 @@ def by_popularity(served: Served, population: Population, rules: Filter, part: s
     if not len(allowed):
         return Ranked([], [])
     shares = served.snapshot.redeemer_share[allowed]
-    index = PARTS.index(part)
-    likely = np.argsort(-shares, kind="stable")[: max(CANDIDATES, count)]
-    horizon = served.snapshot.calibration.horizon_days / POPULARITY_DAYS
-    rows, scores = [], []
-    for row, share in zip(allowed[likely].tolist(), shares[likely].tolist(), strict=True):
-        lift = population.part_lift(served.catalogue.reward_ids[row], index)
-        weighed = min(1.0, share * min(max(lift if lift is not None else 1.0, LIFT_BOUNDS[0]), LIFT_BOUNDS[1]))
-        rows.append(row)
-        scores.append(1.0 - math.pow(1.0 - weighed, horizon))
-    best = sorted(range(len(rows)), key=lambda i: -scores[i])[:count]
-    return Ranked([rows[i] for i in best], [scores[i] for i in best])
+    lifts = served.lifts.get(rules.business_id)
+    fit = lifts.of(allowed, PARTS.index(part), peers_of(state, now)) if lifts is not None else np.ones(len(allowed))
+    scores = 1.0 - (1.0 - np.minimum(1.0, shares * fit)) ** (served.snapshot.calibration.horizon_days / POPULARITY_DAYS)
+    best = rank.ordered(scores)[:count]
+    return Ranked(allowed[best].tolist(), scores[best].tolist())
 
 
 def _filter(business_id: str, now: float, state: CustomerState | None) -> Filter:

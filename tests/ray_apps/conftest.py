@@ -32,6 +32,7 @@ from contracts.paths import Home
 from contracts.tables import REWARD_TYPES, TABLES
 from contracts.tensors import EMBEDDING_DIM, FEATURE_COUNT, ITEM_TOWER, MODELS, NEXT_OFFER, RANKER, USER_TOWER, ModelSpec
 from features.online import OnlineSettings, OnlineStore, materialize
+from features.pairs import ItemStats
 from ray_apps.ingress import create_app
 from ray_apps.keys import create_key
 from ray_apps.migrations import upgrade, upgrade_async
@@ -263,6 +264,20 @@ def write_bundle(root: Path, version: str, seed: int, deployed: bool = True) -> 
     return folder
 
 
+def plain_stats(rewards: list[dict[str, Any]]) -> ItemStats:
+    """Statistics of a catalogue of which nothing but the shares is known; every reward neighbours the next."""
+    n = len(rewards)
+    share = np.log(np.array([float(r["redeemer_share"] or 0.0) for r in rewards], np.float32) + 1e-5)
+    following = ((np.arange(n) + 1) % n).astype(np.int32)[:, None]
+    none = np.zeros(n, np.float32)
+    return ItemStats(
+        shares=np.stack([share] * 3), repeat_share=none, gap_days=none + 30, part_lift=np.zeros((n, 4), np.float32),
+        first_seen=np.zeros(n), valid_to=np.full(n, np.inf), category=np.zeros(n, np.int32), category_share=none + 1, difficulty=none,
+        points=none, value=none, text=np.zeros((n, 32), np.float32), neighbours=following, weights=np.full((n, 1), 0.1, np.float32),
+        followers=following, follow=np.zeros((n, 1), np.float32),
+    )  # fmt: skip
+
+
 def write_second_stage(folder: Path, rewards: list[dict[str, Any]]) -> None:
     """ranking.json, item_stats.npz and offer_types.json of a bundle."""
     zeros, ones = (0.0,) * FEATURE_COUNT, (1.0,) * FEATURE_COUNT
@@ -271,7 +286,7 @@ def write_second_stage(folder: Path, rewards: list[dict[str, Any]]) -> None:
         horizon_days=30, ece=0.01,
     )  # fmt: skip
     (folder / "ranking.json").write_text(ranking.model_dump_json())
-    np.savez(folder / "item_stats.npz", share=np.array([r["redeemer_share"] for r in rewards]))
+    np.savez(folder / "item_stats.npz", allow_pickle=False, **plain_stats(rewards).arrays())
     types = {t: OfferType(slope=1.0, intercept=-1.0, ece=0.01, share=0.1) for t in REWARD_TYPES}
     shares = {BUSINESS: {"free_item": 0.6, "experience": 0.2, "upgrade": 0.1}, OTHER: {"free_item": 0.3}}
     (folder / "offer_types.json").write_text(OfferTypes(types=types, horizon_days=30, shares=shares).model_dump_json())

@@ -40,7 +40,7 @@ async def test_known_customer_gets_a_full_answer(api) -> None:
 async def test_stages_are_timed(api) -> None:
     answer = await api.http.post(RECOMMENDATIONS, json=GOOD)
     stages = [part.partition(";")[0] for part in answer.headers["server-timing"].split(", ")]
-    assert stages == ["auth", "features", "tower", "search", "rules", "total"]
+    assert stages == ["auth", "features", "tower", "search", "rank", "rules", "total"]
     metrics = (await api.http.get("/metrics")).text
     assert 'regulars_stage_seconds_count{stage="tower"} 1.0' in metrics
     assert 'regulars_recommendations_total{coverage="full",degraded="false"} 1.0' in metrics

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from contracts.errors import ArtifactError, UpstreamError
-from contracts.tensors import USER_TOWER
+from contracts.tensors import RANKER, USER_TOWER
 from embeddings.table import Filter
+from ray_apps.deployments.model import refreshed
 from ray_apps.deployments.recommend import by_model, by_popularity
 from ray_apps.metrics import Stopwatch
 
@@ -66,15 +67,105 @@ async def test_time_of_day_changes_the_features(api, monkeypatch) -> None:
     infer = api.tower.infer
 
     async def keep(spec, inputs, version="", deadline_s=None):
-        seen.append(inputs["features"])
+        if spec is USER_TOWER:
+            seen.append(inputs["features"])
         return await infer(spec, inputs, version, deadline_s)
 
     monkeypatch.setattr(api.tower, "infer", keep)
     for part in ("morning", "night", None):
+        api.service.recommender.vectors.clear()
         await api.recommend("cust-0", context={"timeOfDay": part} if part else {})
     assert np.abs(seen[0][0, 38:40] - seen[1][0, 38:40]).max() > 0.5
     np.testing.assert_allclose(seen[0][0, 38:40], seen[2][0, 38:40], atol=0.01)  # NOW is in the morning
     np.testing.assert_allclose(seen[0][0, :38], seen[1][0, :38], atol=0.01)
+
+
+async def test_the_ranker_scores_all_candidates_in_one_call_and_orders_the_answer(api, monkeypatch) -> None:
+    calls = []
+    infer = api.tower.infer
+
+    async def keep(spec, inputs, version="", deadline_s=None):
+        answer = await infer(spec, inputs, version, deadline_s)
+        calls.append((spec.name, len(next(iter(inputs.values()))), answer))
+        return answer
+
+    monkeypatch.setattr(api.tower, "infer", keep)
+    body = await api.recommend("cust-0", numRecommendations=50)
+    names = [name for name, _, _ in calls]
+    assert names == ["user_tower", "ranker", "ranker"]  # the second one asks what moved the scores
+    scores = [r["score"] for r in body["recommendations"]]
+    assert scores == sorted(scores, reverse=True)
+    assert calls[1][1] == len(scores)
+    logits = np.sort(calls[1][2]["logits"][:, 0])[::-1]
+    assert scores[0] / scores[-1] == pytest.approx(float(np.exp(logits[0] - logits[-1])), rel=0.5)
+
+
+async def test_without_the_ranker_the_nearest_rewards_are_the_answer(api, monkeypatch) -> None:
+    infer = api.tower.infer
+
+    async def broken(spec, inputs, version="", deadline_s=None):
+        if spec is RANKER:
+            raise UpstreamError("gone")
+        return await infer(spec, inputs, version, deadline_s)
+
+    monkeypatch.setattr(api.tower, "infer", broken)
+    body = await api.recommend("cust-0")
+    assert body["degraded"] is True
+    assert body["recommendations"][0]["explanation"]
+
+
+async def test_without_the_attribution_an_answer_is_whole(api, monkeypatch) -> None:
+    infer, asked = api.tower.infer, []
+
+    async def once(spec, inputs, version="", deadline_s=None):
+        if spec is RANKER:
+            asked.append(spec)
+            if len(asked) == 2:
+                raise UpstreamError("slow")
+        return await infer(spec, inputs, version, deadline_s)
+
+    monkeypatch.setattr(api.tower, "infer", once)
+    body = await api.recommend("cust-0")
+    assert body["degraded"] is False
+    assert all("impact" not in reason for r in body["recommendations"] for reason in r["reasons"])
+
+
+async def test_a_kept_vector_spares_the_tower_until_something_happens(api, monkeypatch) -> None:
+    names, infer = [], api.tower.infer
+
+    async def keep(spec, inputs, version="", deadline_s=None):
+        names.append(spec.name)
+        return await infer(spec, inputs, version, deadline_s)
+
+    monkeypatch.setattr(api.tower, "infer", keep)
+    await api.recommend("cust-0")
+    await api.recommend("cust-0")
+    assert names.count("user_tower") == 1
+    await api.send({"eventId": "v-1", "customerId": "cust-0", "eventType": "app_open"})
+    await api.recommend("cust-0")
+    assert names.count("user_tower") == 2
+
+
+async def test_a_reward_shown_too_often_is_held_back(api, monkeypatch) -> None:
+    capped = api.service.settings.model_copy(update={"frequency_cap": 2})
+    monkeypatch.setattr(api.service.recommender, "_settings", capped)
+    for _ in range(2):
+        first = ids(await api.recommend("cust-0", numRecommendations=2))
+        await api.service.log.flush()
+    later = ids(await api.recommend("cust-0", numRecommendations=2))
+    assert first
+    assert not set(first) & set(later)
+
+
+async def test_what_is_redeemed_now_is_counted_anew(api) -> None:
+    before = api.service.models.current
+    after = refreshed(before, api.service.settings.folder)
+    assert after.version == before.version
+    assert after.stats.shares.shape == before.stats.shares.shape
+    assert np.isfinite(after.stats.shares).all()
+    api.service.models._refresh_s = 0.0
+    await api.service.models.refresh()
+    assert api.service.models.current is not before
 
 
 async def test_model_order_is_that_of_the_calibrated_probability(api) -> None:
@@ -92,11 +183,10 @@ async def test_model_order_is_that_of_the_calibrated_probability(api) -> None:
 
 async def test_popularity_scores_are_probabilities_and_nothing_allowed_is_no_answer(api) -> None:
     served, now = api.service.models.current, api.service.clock.now().timestamp()
-    population = served.populations["biz-1"]
-    ranked = by_popularity(served, population, Filter("biz-1", now), "morning", 50)
+    ranked = by_popularity(served, Filter("biz-1", now), None, now, "morning", 50)
     assert all(0 <= s <= 1 for s in ranked.scores)
     assert ranked.scores == sorted(ranked.scores, reverse=True)
-    assert list(by_popularity(served, population, Filter("nobody", now), "night", 5).rows) == []
+    assert list(by_popularity(served, Filter("nobody", now), None, now, "night", 5).rows) == []
 
 
 async def test_without_the_model_server_answers_are_degraded_quick_and_filtered(api) -> None:
@@ -123,9 +213,12 @@ async def test_slow_model_server_is_not_waited_for(api) -> None:
     assert body["latency"] < 4000
 
 
-async def test_unknown_customer_needs_no_model_server(api) -> None:
-    api.tower.fail = UpstreamError("gone")
+async def test_unknown_customer_gets_popular_rewards_without_the_model_server(api) -> None:
     assert (await api.recommend("nobody"))["degraded"] is False
+    api.tower.fail = UpstreamError("gone")
+    body = await api.recommend("nobody")
+    assert (body["degraded"], body["coverage"]) == (True, "cold_start")
+    assert ids(body)
 
 
 async def test_without_stored_states_the_inbox_still_counts(api, monkeypatch) -> None:

@@ -14,10 +14,9 @@ import numpy as np
 from scipy import sparse
 
 from features.definitions import DAY_S
-from features.pairs import PARTS, TEXT_SIZE, WINDOWS_DAYS, ItemStats, part_of_hour
+from features.pairs import PARTS, TEXT_SIZE, WINDOWS_DAYS, ItemStats, log_shares, part_of_hour
 from training.recommender.data import Catalogue, Log
 
-FLOOR = 1e-5  # added to shares before the logarithm
 EASE_LIMIT = 8_000
 MIN_PART = 20.0  # redemptions that the prior of the parts of the day weighs
 FOLLOW_PRIOR = 5.0
@@ -192,7 +191,7 @@ class Statistics:
     def _share(self, day: int, window: int) -> np.ndarray:
         counts = (self._total[day] - self._total[max(day - window, 0)]).astype(np.float64)
         total = np.bincount(self.catalogue.business, counts, len(self.catalogue.businesses))[self.catalogue.business]
-        return np.log(counts / np.maximum(total, 1.0) + FLOOR).astype(np.float32)
+        return log_shares(counts, total)
 
 
 def _logs(catalogue: Catalogue, column: str) -> np.ndarray:
