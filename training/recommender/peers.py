@@ -376,7 +376,7 @@ class Ials(Tuned):
     """Factors of a query's customer are computed anew from the history."""
 
     name = "ials"
-    grid = {"alpha": (5.0, 1.0, 20.0), "regularization": (5.0, 0.1, 20.0), "factors": (64, 32, 128)}  # noqa: RUF012
+    grid = {"alpha": (2.0, 1.0, 5.0, 20.0), "regularization": (10.0, 1.0, 5.0, 20.0, 50.0), "factors": (32, 16, 64, 128)}  # noqa: RUF012
 
     def train(self, interactions: Interactions, dataset: Dataset, setting: dict[str, Any]) -> Any:
         from implicit.cpu.als import AlternatingLeastSquares
