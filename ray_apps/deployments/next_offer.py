@@ -1,16 +1,18 @@
 """Which kind of offer to make to a customer: a probability for each of the eight reward types, and the best reward of each.
 
-The same way as a recommendation (features now, user tower), then one more model on Triton. The best reward of a type is looked for among
-the rewards nearest to the customer, in FAISS, under the same rules; where none of them is of a type, among all rewards of that type.
-Of an unknown customer, and without Triton, the business's shares stand in for the probabilities and popularity for the nearness.
+The same way as a recommendation (features now, user tower, candidates, ranker), with one more model on Triton beside the ranker. The best
+reward of a type is the first one of it in the ranker's order, under the same rules; where no candidate is of a type, the best by cosine
+and popularity among all rewards of that type. Of an unknown customer the business's shares stand in for the probabilities; without Triton
+they do too, and popularity for the ranker.
 
 Letters: T = 8 reward types in the order of `contracts.tables.REWARD_TYPES`, K candidates, D embedding dim.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +21,9 @@ import numpy as np
 from contracts.api import NextOfferRequest
 from contracts.errors import UpstreamError
 from contracts.tables import REWARD_TYPES
-from contracts.tensors import NEXT_OFFER
+from contracts.tensors import NEXT_OFFER, RANKER, ModelSpec
 from features.state import CustomerState
+from ray_apps.deployments import rank
 from ray_apps.deployments.model import Served
 from ray_apps.deployments.population import Population
 from ray_apps.deployments.recommend import CANDIDATES, POPULARITY_DAYS, Customer, Recommender, by_popularity
@@ -70,14 +73,17 @@ class NextOffers:
             ArtifactError: no model has been loaded yet.
         """
         customer = await self._recommender.customer(business_id, wanted.customer_id, wanted.context, stopwatch)
+        stopwatch.lap("tower")
         served, shares = customer.served, customer.served.offer_types.shares.get(business_id, {})
         known = customer.state is not None and customer.state.touch_count > 0
-        found = await self._probabilities(customer) if known and customer.vector is not None else None
-        stopwatch.lap("tower")
-        usual = np.array([shares.get(kind, 0.0) for kind in REWARD_TYPES])
         shelf = self._shelf_of(served)
-        picks = best_rewards(customer, shelf)
+        near = _near(customer, self._settings.candidates) if customer.vector is not None and shelf.rows(business_id) else None
         stopwatch.lap("search")
+        found, scores = await asyncio.gather(self._probabilities(customer, known), self._scored(customer, near))
+        whole = (found is not None or not known) and (scores is not None or near is None)
+        usual = np.array([shares.get(kind, 0.0) for kind in REWARD_TYPES])
+        picks = best_rewards(customer, shelf, near.rows if near is not None and scores is not None else None, scores)
+        stopwatch.lap("rank")
         policy = Policy.of(self._settings, wanted.objective)
         offers = _offers(customer, usual if found is None else found, set(shares), picks, shelf, policy)
         best = offers[0] if offers[0]["available"] else None
@@ -88,7 +94,7 @@ class NextOffers:
             "nextBestOffer": None if best is None else _named(best, customer, shares, found is not None),
             "modelVersion": served.name,
             "coverage": customer.coverage,
-            "degraded": customer.degraded or (known and found is None),
+            "degraded": customer.degraded or not whole,
             "horizonDays": served.offer_types.horizon_days,
         }
 
@@ -99,20 +105,39 @@ class NextOffers:
             shelf = self._shelf = Shelf(served)
         return shelf
 
-    async def _probabilities(self, customer: Customer) -> np.ndarray | None:
-        """float64 (T,) of the model, calibrated; None where Triton gives none."""
-        assert customer.vector is not None  # noqa: S101 - asked by the caller
-        served = customer.served
+    async def _probabilities(self, customer: Customer, known: bool) -> np.ndarray | None:
+        """float64 (T,) of the model, calibrated; None for an unknown customer, and where Triton gives none."""
+        if customer.vector is None or not known:
+            return None
         inputs = {"user_vector": np.ascontiguousarray(customer.vector), "features": customer.tower["features"]}
+        answer = await self._infer(NEXT_OFFER, inputs, customer.served)
+        return None if answer is None else np.asarray(customer.served.offer_types.probabilities(answer["offer_logits"][0]))
+
+    async def _scored(self, customer: Customer, near: rank.Candidates | None) -> np.ndarray | None:
+        """float64 (K,): probability of redemption of each candidate; None without candidates, and where Triton gives none."""
+        if near is None or not len(near.rows):
+            return None
+        answer = await self._infer(RANKER, near.inputs, customer.served)
+        return None if answer is None else customer.served.ranking.probabilities(answer["logits"][:, rank.REDEEM], near.features)
+
+    async def _infer(self, spec: ModelSpec, inputs: dict[str, np.ndarray], served: Served) -> dict[str, np.ndarray] | None:
+        """Triton's answer; None where it gives none."""
         deadline_s = self._settings.tower_deadline_ms / 1000
         try:
-            answer = await self._recommender.tower.call(
-                lambda: self._client.infer(NEXT_OFFER, inputs, served.version, deadline_s), deadline_s * 1.5
+            return await self._recommender.tower.call(
+                lambda: self._client.infer(spec, inputs, served.version, deadline_s), deadline_s * 1.5
             )
         except UpstreamError as exc:
-            logger.info("answering from the business's shares: %s", exc)
+            logger.info("answering without %s: %s", spec.name, exc)
             return None
-        return np.asarray(served.offer_types.probabilities(answer["offer_logits"][0]))
+
+
+def _near(customer: Customer, most: int) -> rank.Candidates | None:
+    """The candidates of a recommendation; None where nothing is allowed."""
+    assert customer.vector is not None  # noqa: S101 - asked by the caller
+    state = customer.state if customer.state is not None else CustomerState()
+    found = rank.candidates(customer.served, customer.vector, customer.tower, state, customer.rules, customer.now, most)
+    return found if len(found.rows) else None
 
 
 class Shelf:
@@ -131,30 +156,35 @@ class Shelf:
         return self._rows.get(business_id, {})
 
 
-def best_rewards(customer: Customer, shelf: Shelf) -> dict[str, Pick]:
-    """The best allowed reward of each type that has one: by calibrated probability for a known customer, else by popularity."""
+def best_rewards(customer: Customer, shelf: Shelf, rows: np.ndarray | None, scores: np.ndarray | None) -> dict[str, Pick]:
+    """The best allowed reward of each type that has one.
+
+    Args:
+        rows, scores: the ranker's candidates, int64 (K,) and float64 (K,); None without it: by cosine and popularity, or popularity alone.
+    """
     snapshot = customer.served.snapshot
-    rows, scores = _candidates(customer)
+    if rows is None or scores is None:
+        rows, scores = _simpler(customer)
     out: dict[str, Pick] = {}
-    for row, score in sorted(zip(rows, scores, strict=True), key=lambda pair: -pair[1]):
-        out.setdefault(snapshot.table.reward_types[row], Pick(row, score))
+    for at in rank.ordered(scores).tolist():
+        out.setdefault(snapshot.table.reward_types[rows[at]], Pick(int(rows[at]), float(scores[at])))
     for kind, mine in shelf.rows(customer.business_id).items():
-        if kind not in out and len(rows) >= CANDIDATES:  # a rare type may lie behind so many
+        if kind not in out:  # a rare type may lie behind the candidates
             allowed = mine[snapshot.table.passes(mine, customer.rules)]
             if len(allowed):
                 found = _scores(customer, allowed)
-                at = int(found.argmax())
-                out[kind] = Pick(int(allowed[at]), float(found[at]))
+                best = int(found.argmax())
+                out[kind] = Pick(int(allowed[best]), float(found[best]))
     return out
 
 
-def _candidates(customer: Customer) -> tuple[Sequence[int], Sequence[float]]:
-    """Rows of the allowed rewards to look at first, and their scores."""
+def _simpler(customer: Customer) -> tuple[np.ndarray, np.ndarray]:
+    """Allowed rewards to look at first, int64 (K,), and their scores float64 (K,), without the ranker."""
     if customer.vector is None:
         ranked = by_popularity(customer.served, customer.rules, customer.state, customer.now, customer.part, CANDIDATES)
-        return ranked.rows, ranked.scores
+        return np.array(ranked.rows, dtype=np.int64), np.array(ranked.scores, dtype=np.float64)
     rows = customer.served.snapshot.index.search(customer.vector, CANDIDATES, [customer.rules])[0].rows
-    return rows.tolist(), _scores(customer, rows).tolist()
+    return rows, _scores(customer, rows)
 
 
 def _scores(customer: Customer, rows: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 from contracts.api import NextOfferResponse
 from contracts.errors import ArtifactError, UpstreamError
 from contracts.tables import REWARD_TYPES
-from contracts.tensors import NEXT_OFFER, USER_TOWER
+from contracts.tensors import NEXT_OFFER
 from ray_apps.deployments import next_offer
 from ray_apps.deployments.rerank import Policy, margins, spend_of
 from ray_apps.metrics import Stopwatch
@@ -55,23 +55,23 @@ async def test_a_known_customer_gets_the_models_calibrated_probabilities(api) ->
         assert found[kind]["expectedValue"] is None
 
 
-async def test_the_best_is_the_first_and_its_reward_the_nearest_allowed_of_its_type(api) -> None:
-    body = await ask(api)
-    first, best = body["offers"][0], body["nextBestOffer"]
-    assert (best["offerType"], best["rewardId"], best["probability"]) == (
-        first["offerType"], first["reward"]["rewardId"], first["probability"],
-    )  # fmt: skip
-    assert [o["available"] for o in body["offers"]] == sorted((o["available"] for o in body["offers"]), reverse=True)
-    shown = [o["probability"] for o in body["offers"] if o["available"]]
-    assert shown == sorted(shown, reverse=True)
-    customer = await api.service.recommender.customer("biz-1", "cust-0", _context(), Stopwatch())
-    snapshot = customer.served.snapshot
-    rows = snapshot.index.allowed_rows(customer.rules)
-    scores = snapshot.calibration.probabilities(snapshot.index.vectors[rows] @ customer.vector[0], snapshot.redeemer_share[rows])
-    for offer in body["offers"]:
-        mine = np.array([snapshot.table.reward_types[r] == offer["offerType"] for r in rows.tolist()])
-        if offer["reward"] is not None:
-            assert offer["reward"]["score"] == pytest.approx(scores[mine].max(), abs=0.01)
+async def test_the_best_is_the_first_and_rewards_are_those_of_a_recommendation(api) -> None:
+    for customer in ("cust-0", "cust-1", "nobody"):
+        body = await ask(api, customer)
+        first, best = body["offers"][0], body["nextBestOffer"]
+        assert (best["offerType"], best["rewardId"], best["probability"]) == (
+            first["offerType"], first["reward"]["rewardId"], first["probability"],
+        )  # fmt: skip
+        assert [o["available"] for o in body["offers"]] == sorted((o["available"] for o in body["offers"]), reverse=True)
+        shown = [o["probability"] for o in body["offers"] if o["available"]]
+        assert shown == sorted(shown, reverse=True)
+        served = api.service.models.current
+        kinds = dict(zip(served.snapshot.table.reward_ids, served.snapshot.table.reward_types, strict=True))
+        recommended = (await api.recommend(customer, numRecommendations=50))["recommendations"]
+        for offer in (o for o in body["offers"] if o["reward"] is not None):
+            mine = next(r for r in recommended if kinds[r["rewardId"]] == offer["offerType"])
+            assert offer["reward"]["rewardId"] == mine["rewardId"]
+            assert offer["reward"]["score"] == pytest.approx(mine["score"], abs=0.01)
 
 
 async def test_expected_value_is_probability_times_margin(api) -> None:
@@ -140,18 +140,24 @@ async def test_without_triton_the_shares_stand_in(api) -> None:
     assert body["nextBestOffer"] is not None
 
 
-async def test_where_only_the_offer_model_fails_the_shares_stand_in(api, monkeypatch) -> None:
-    infer = api.tower.infer
+@pytest.mark.parametrize(("gone", "share"), [("next_offer", True), ("ranker", False)])
+async def test_where_only_one_model_fails_the_other_still_counts(api, monkeypatch, gone: str, share: bool) -> None:
+    whole, infer = await ask(api), api.tower.infer
 
     async def half(spec, inputs, version="", deadline_s=None):
-        if spec is not USER_TOWER:
+        if spec.name == gone:
             raise UpstreamError("no such model")
         return await infer(spec, inputs, version, deadline_s)
 
     monkeypatch.setattr(api.tower, "infer", half)
     body = await ask(api)
     assert body["degraded"]
-    assert by_type(body)["experience"]["probability"] == 0.2
+    assert not whole["degraded"]
+    found, before = by_type(body), by_type(whole)
+    assert found["experience"]["probability"] == (0.2 if share else pytest.approx(before["experience"]["probability"], abs=0.01))
+    if gone == "next_offer":
+        assert offered(body) == offered(whole)
+    assert {k for k in found if found[k]["available"]} == {"free_item", "experience", "upgrade"}
 
 
 async def test_without_stored_states_it_answers_degraded(api, monkeypatch) -> None:
@@ -177,9 +183,9 @@ async def test_a_rare_type_behind_many_others_is_found(api, monkeypatch) -> None
     for customer in ("cust-0", "nobody"):
         with monkeypatch.context() as patch:
             whole = by_type(await ask(api, customer))
-            patch.setattr(next_offer, "CANDIDATES", 1)  # the nearest one is a free item
+            patch.setattr(api.service.offers, "_settings", api.service.settings.model_copy(update={"candidates": 1}))
             found = by_type(await ask(api, customer))
-        for kind in ("experience", "upgrade"):
+        for kind in ("experience", "upgrade"):  # one reward each
             assert found[kind]["reward"]["rewardId"] == whole[kind]["reward"]["rewardId"]
         assert found["free_item"]["available"]
 
