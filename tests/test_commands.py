@@ -35,7 +35,7 @@ def test_every_command_and_option_has_help(path: tuple[str, ...], command: Any) 
 def test_the_commands_of_the_issue_are_there() -> None:
     names = {" ".join(p) for p, _ in ALL}
     assert {
-        "data generate", "data import", "data info", "train recommender", "export", "compile", "serve", "recommend",
+        "data generate", "data import", "data info", "train recommender", "evaluate recommender", "export", "compile", "serve", "recommend",
         "key create", "doctor", "demo",
     } <= names  # fmt: skip
 
