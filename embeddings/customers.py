@@ -3,8 +3,8 @@
 Each business has a part of its own with its own vectors, ids and index, so no search can meet a row of another business. A part's rows
 lie side by side in one array: the last row fills the place of a removed one. Up to `exact_up_to` customers FAISS goes through that array
 itself (`faiss.knn`: no second copy that could differ); above, `optimise` puts an IVF index beside it, whose rows are replaced by id
-(a hash table as its direct map). Measured on two cores, one thread, k = 10, D = 64: exact 0.26 ms at 50,000 customers, 0.70 ms at
-100,000, 2.3 ms at 200,000; what IVF does is in benchmarks/results/customers.json.
+(a hash table as its direct map). Measured in one thread, k = 20, D = 64: exact 0.26 ms at 50,000 customers, 0.70 ms at 100,000, 2.3 ms at
+200,000.
 
 Sizes: N customers of a business, D embedding dim, B rows of a batch.
 """
@@ -25,12 +25,13 @@ import numpy as np
 from contracts.errors import ArtifactError, ContractError, ShapeError
 from contracts.tensors import EMBEDDING_DIM
 from embeddings import archive
+from embeddings.index import enough_cells
 
 faiss: Any = _faiss  # the type stubs that it brings lack half of what is used here
 FORMAT = 1
 MAX_K = 1000
 EXACT_UP_TO = 100_000
-NPROBE = 32
+TARGET_RECALL = 0.995
 _AGAIN = "Remove the file: the vectors are computed again by the running stack (regulars serve)."
 _NORM_TOLERANCE = 1e-3
 _TRAINING_ROWS_PER_LIST = 64
@@ -164,7 +165,7 @@ class CustomerIndex:
             ShapeError: the vector is not float32 (D,), not finite or not of norm 1.
             ContractError: k is out of range.
 
-        Source: inner-product search, FAISS; recall and times in benchmarks/bench_customers.py.
+        Source: inner-product search, FAISS.
         """
         if not 1 <= k <= MAX_K:
             raise ContractError(f"k is {k}, must be 1 to {MAX_K}. Ask for fewer customers.")
@@ -261,10 +262,11 @@ class CustomerIndex:
 
 @dataclass(slots=True)
 class _Approximate:
-    """An IVF index over a part's rows, and for how many it was trained."""
+    """An IVF index over a part's rows, for how many it was trained, and how many of its cells a search looks at."""
 
     index: Any
     trained_for: int
+    nprobe: int
 
     def replace(self, row: int, vector: np.ndarray) -> None:
         self.drop(row)
@@ -381,7 +383,7 @@ class _Part:
     def _nearest(self, vector: np.ndarray, k: int, unwanted: set[int]) -> list[tuple[int, float]]:
         if self.near is None:
             return self._exact(vector, k, unwanted)
-        cosines, rows = self.near.index.search(vector, k, params=faiss.SearchParametersIVF(nprobe=NPROBE))
+        cosines, rows = self.near.index.search(vector, k, params=faiss.SearchParametersIVF(nprobe=self.near.nprobe))
         return self._usable(rows[0], cosines[0], unwanted)
 
     def _exact(self, vector: np.ndarray, k: int, unwanted: set[int]) -> list[tuple[int, float]]:
@@ -398,7 +400,8 @@ class _Part:
             n, self.changed = self.count, set()
             vectors = self.vectors[:n].copy()
         try:
-            near = _Approximate(_ivf(vectors), n)
+            index = _ivf(vectors)
+            near = _Approximate(index, n, enough_cells(index, vectors, TARGET_RECALL))
             with self.lock:
                 rows = set(self.changed) | set(range(n, self.count)) | set(range(self.count, n))
                 for row in sorted(rows):

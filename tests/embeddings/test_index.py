@@ -17,6 +17,7 @@ from contracts.errors import ArtifactError, ConfigError, ContractError, ShapeErr
 from embeddings import archive
 from embeddings import index as module
 from embeddings.index import Filter, Found, IndexSettings, RewardIndex, RewardTable, exact_search
+from embeddings.recall import recall_at_k
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("exact", "ivf", "hnsw")
@@ -368,6 +369,39 @@ def test_a_damaged_file_is_an_artifact_error(small: RewardIndex, tmp_path: Path,
         path.write_bytes(b"not an index")
     with pytest.raises(ArtifactError, match="Rebuild it: regulars export"):
         RewardIndex.load(path)
+
+
+def clustered(rng: np.random.Generator, centres: np.ndarray, n: int) -> np.ndarray:
+    """Unit vectors around centres, as a trained model's lie: half of the length is noise."""
+    x = centres[rng.integers(0, len(centres), n)] + rng.standard_normal((n, centres.shape[1])) * 0.15
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("centre_count", [40, 400])
+def test_auto_finds_what_exact_search_finds_and_one_cell_does_not(centre_count: int) -> None:
+    rng, n = np.random.default_rng(11), 8_000
+    centres = rng.standard_normal((centre_count, 64)) / 8
+    vectors, users = clustered(rng, centres, n), clustered(rng, centres, 100)
+    table = RewardTable.build([f"r{i}" for i in range(n)], ["b"] * n, inventory=np.where(rng.random(n) < 0.1, 0, -1))
+    filters = [Filter("b", 10.0, dismissed={f"r{r}" for r in rng.integers(0, n, 3)}) for _ in users]
+    auto = RewardIndex(vectors, table, IndexSettings(exact_up_to=1000, exact_below=0))
+    assert auto.kind == "ivf"
+    assert recall_at_k(auto, users, 10, filters).mean >= 0.99
+    careless = RewardIndex(vectors, table, IndexSettings(exact_up_to=1000, exact_below=0, nprobe=1))
+    assert recall_at_k(careless, users, 10, filters).mean < 0.99, "the measure must be able to fail"
+
+
+def test_cells_follow_the_structure_and_are_stored(tmp_path: Path) -> None:
+    rng, n = np.random.default_rng(12), 4_000
+    table = RewardTable.build([f"r{i}" for i in range(n)], ["b"] * n)
+    wanted = IndexSettings(kind="ivf", lists=64, exact_below=0)
+    near = RewardIndex(clustered(rng, rng.standard_normal((16, 16)) / 2, n), table, wanted)
+    nowhere = RewardIndex(unit(rng, n, 16), table, wanted)
+    assert 1 <= near.nprobe < nowhere.nprobe <= 64
+    near.save(tmp_path / "i")
+    assert RewardIndex.load(tmp_path / "i").nprobe == near.nprobe
+    empty = RewardIndex(np.empty((0, 16), np.float32), RewardTable.build([], []), wanted)
+    assert empty.nprobe == 1
 
 
 def _tamper(path: Path, change: object, redo_checksum: bool) -> None:
