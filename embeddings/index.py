@@ -57,7 +57,7 @@ class IndexSettings(StackSettings):
     gpu: bool = False
     lists: int | None = Field(default=None, ge=1, le=1 << 20)
     nprobe: int | None = Field(default=None, ge=1, le=1 << 20)
-    target_recall: float = Field(default=0.99, gt=0, le=1)
+    target_recall: float = Field(default=0.995, gt=0, le=1)
     links: int = Field(default=32, ge=2, le=512)
     ef_construction: int = Field(default=80, ge=4, le=10_000)
     ef: int = Field(default=200, ge=1, le=10_000)
