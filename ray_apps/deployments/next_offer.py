@@ -254,7 +254,8 @@ def _reason(best: dict[str, Any], customer: Customer, shares: Mapping[str, float
     times = redeemed_of(customer.state, served, customer.business_id, kind) if customer.state is not None else 0
     share, one = shares.get(kind, 0.0), f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
     if times:
-        return f"You redeemed {times} {word}{'s' if times > 1 else ''} before"
+        many = "" if times == 1 else "es" if word.endswith("s") else "s"
+        return f"You redeemed {times} {word}{many} before"
     if by_model and share > 0 and best["probability"] >= MIN_LIFT * share:
         return f"You are {best['probability'] / share:.1f}x as likely as other customers to {verb} {one} within {days} days"
     if share > 0:

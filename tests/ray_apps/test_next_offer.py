@@ -215,6 +215,16 @@ async def test_the_other_reasons(api) -> None:
     assert next_offer._reason(offer, asked, {}, True) == "New here: the first informational offer"
 
 
+@pytest.mark.parametrize(
+    ("kind", "times", "said"),
+    [("points_bonus", 2, "2 points bonuses"), ("points_bonus", 1, "1 points bonus"), ("bogo", 3, "3 two-for-one offers")],
+)
+async def test_what_was_redeemed_is_counted_in_words(api, monkeypatch, kind: str, times: int, said: str) -> None:
+    asked = await api.service.recommender.customer("biz-1", "cust-0", _context(), Stopwatch())
+    monkeypatch.setattr(next_offer, "redeemed_of", lambda *_: times)
+    assert next_offer._reason({"offerType": kind, "probability": 0.5}, asked, {}, True) == f"You redeemed {said} before"
+
+
 async def test_answer_before_any_model_is_refused(api) -> None:
     api.service.models._holder = None
     answer = await api.http.post(PATH, json={"customerId": "cust-0"})
