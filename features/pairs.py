@@ -181,6 +181,17 @@ def part_of_hour(hour: float) -> int:
     return 0 if 5 <= hour < 12 else 1 if 12 <= hour < 17 else 2 if 17 <= hour < 22 else 3
 
 
+def part_of_features(features: np.ndarray) -> int:
+    """The part of the day that the context features, in float32 (F,), say."""
+    hour = np.arctan2(features[_FEATURE["hour_sin"]], features[_FEATURE["hour_cos"]]) / (2.0 * np.pi) * 24.0 % 24.0
+    return part_of_hour(float(hour) + 1e-4)
+
+
+def popularity_in_context(stats: ItemStats, part: int) -> np.ndarray:
+    """What is shown to somebody of whom nothing is known, float32 (N,), log scale: redeemed lately, and at this time of the day."""
+    return np.asarray((stats.shares[0] + stats.shares[1]) / 2.0 + stats.part_lift[:, part])
+
+
 def context_of(
     features: np.ndarray, sequence_ids: np.ndarray, sequence_values: np.ndarray, as_of: float, token_rows: np.ndarray
 ) -> Context:
@@ -191,12 +202,11 @@ def context_of(
         as_of: epoch seconds.
         token_rows: int64 (V,), row of the catalogue of each token for this business; -1 where there is none.
     """
-    hour = np.arctan2(features[_FEATURE["hour_sin"]], features[_FEATURE["hour_cos"]]) / (2.0 * np.pi) * 24.0 % 24.0
     purchases = np.expm1(features[_FEATURE["purchases_180d"]] * COUNT_SCALE)
     spend = np.expm1(features[_FEATURE["spend_180d"]] * SPEND_SCALE)
     return Context(
         as_of=as_of,
-        part=part_of_hour(float(hour) + 1e-4),
+        part=part_of_features(features),
         sequence_rows=token_rows[sequence_ids[:, 0]],
         kinds=sequence_ids[:, 1],
         ages_days=np.expm1(sequence_values[:, 0].astype(np.float64) * _AGE_SCALE) / 24.0,

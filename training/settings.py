@@ -39,7 +39,7 @@ class TrainSettings(StackSettings):
     dropout: float = Field(0.1, ge=0, lt=1)
     id_dropout: float = Field(0.1, ge=0, lt=1, description="share of rewards shown as <unknown> to the item tower in training")
 
-    cold_share: float = Field(0.04, ge=0, lt=1, description="share of training queries shown as those of an unknown customer")
+    cold_share: float = Field(0.05, ge=0, le=1, description="share of training queries shown once more as those of an unknown customer")
 
     candidates: int = Field(
         200, ge=10, le=400, description="nearest rewards that the ranker sees, beside the customer's own and their neighbours"

@@ -510,21 +510,23 @@ def take_index(queries: Queries, index: np.ndarray) -> Queries:
     )
 
 
-def blanked(queries: Queries, share: float, seed: int) -> Queries:
-    """Some of the queries as if the customer were unknown: no touches, no history, and for every other one no demographics either.
+def with_unknown(queries: Queries, share: float, seed: int) -> Queries:
+    """The queries, and some of them once more as if the customer were unknown: no touches, no history.
 
-    So that the model learns what to show to somebody of whom it knows nothing but the moment.
+    So that the model learns what to show to somebody of whom it knows nothing but the moment; every other one keeps the demographics.
+
+    Args:
+        share: of the queries that come once more, at the end.
     """
     rng = np.random.default_rng([seed, 17])
-    blank = np.flatnonzero(rng.random(len(queries)) < share)
-    features, ids, values = queries.rows.features.copy(), queries.rows.sequence_ids.copy(), queries.rows.sequence_values.copy()
-    nobody = finalize([CustomerState()] * len(blank), queries.as_of[blank])
-    kept = blank[::2]
-    nobody[::2, DEMOGRAPHIC_COLUMNS] = features[kept][:, DEMOGRAPHIC_COLUMNS]
-    features[blank], ids[blank], values[blank] = nobody, 0, 0.0
-    customer = queries.customer.copy()
-    customer[blank] = -1
-    return replace(queries, customer=customer, rows=asof.AsofRows(features, ids, values))
+    count = len(queries)
+    again = np.flatnonzero(rng.random(count) < share)
+    out = take_index(queries, np.concatenate([np.arange(count), again]))
+    nobody = finalize([CustomerState()] * len(again), out.as_of[count:])
+    nobody[::2, DEMOGRAPHIC_COLUMNS] = out.rows.features[count::2, DEMOGRAPHIC_COLUMNS]
+    out.rows.features[count:], out.rows.sequence_ids[count:], out.rows.sequence_values[count:] = nobody, 0, 0.0
+    out.customer[count:] = -1
+    return out
 
 
 class BatchLoader:

@@ -203,7 +203,7 @@ def _prepare(
         enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False, default_root_dir=folder,
     )  # fmt: skip
     rank, world = trainer.global_rank, trainer.world_size
-    shown = data.blanked(dataset.train, settings.cold_share, settings.seed)
+    shown = data.with_unknown(dataset.train, settings.cold_share, settings.seed)
     train = data.BatchLoader(shown, settings.batch_size, settings.seed, True, settings.max_positives, rank=rank, world=world)
     validation = data.BatchLoader(dataset.validation, 2 * settings.batch_size, rank=rank, world=world)
     popularity = np.bincount(dataset.train.items, minlength=len(dataset.catalogue)).astype(np.float64)

@@ -470,57 +470,58 @@ def _mean(values: list[float | None]) -> float | None:
 # ---- for people -------------------------------------------------------------------------------------------------------------
 
 
+_ACCURACY = {"recall_at_10": "R@10", "recall_at_20": "R@20", "recall_at_100": "R@100", "mrr": "MRR"}
+_BESIDE = {
+    "sampled_ndcg_at_10": "sampled NDCG@10", "sampled_recall_at_10": "sampled R@10", "coverage_at_10": "coverage", "novelty_at_10": "novelty",
+    "ece": "ECE", "training_seconds": "train s",
+}  # fmt: skip
+
+
 def tables(result: dict[str, Any]) -> list[Table]:
-    """The result as tables for the console."""
-    main = Table(
-        title=f"{result['data']}, split {result['split']}: {result['queries']:,} queries of {result['customers']:,} customers, "
-        f"{result['rewards']:,} rewards"
-    )
-    heads = (
-        "model",
-        "NDCG@10",
-        "95 %",
-        "R@10",
-        "R@20",
-        "R@100",
-        "MRR",
-        "sampled NDCG@10",
-        "sampled R@10",
-        "coverage",
-        "novelty",
-        "ECE",
-        "train s",
-    )
-    for head in heads:
-        main.add_column(head, justify="left" if head == "model" else "right")
+    """The result as tables for the console, none wider than 80 columns."""
+    title = f"{result['data']}, split {result['split']}: {result['queries']:,} queries of {result['customers']:,} customers, "
+    main = _table(f"{title}{result['rewards']:,} rewards", ("NDCG@10", "95 %", *_ACCURACY.values()))
+    beside = _table("sampled: among 100 negatives, only for comparison with old papers", tuple(_BESIDE.values()))
     for r in result["rows"]:
-        cells = [r[c] for c in ("recall_at_10", "recall_at_20", "recall_at_100", "mrr", "sampled_ndcg_at_10", "sampled_recall_at_10")]
-        main.add_row(
-            r["model"], f"{r['ndcg_at_10']:.4f}", f"{r['ndcg_at_10_low']:.4f}–{r['ndcg_at_10_high']:.4f}", *(f"{c:.4f}" for c in cells),
-            f"{r['coverage_at_10']:.2f}", f"{r['novelty_at_10']:.1f}", "" if r["ece"] is None else f"{r['ece']:.4f}",
-            f"{r['training_seconds']:.0f}",
-        )  # fmt: skip
+        main.add_row(r["model"], *_value_and_interval(r), *(f"{r[c]:.4f}" for c in _ACCURACY))
+        beside.add_row(r["model"], *("" if r[c] is None else f"{r[c]:.{_DIGITS.get(c, 4)}f}" for c in _BESIDE))
     ratio = result["ratio_to_best_peer"]
-    caption = "unsampled unless it says so; sampled: 100 negatives, only for comparison with old papers"
     if ratio:
-        caption += f"\n{OURS} over {result['best_peer']}: ×{ratio['value']:.3f} ({ratio['low']:.3f}–{ratio['high']:.3f})"
-    main.caption = caption
+        main.caption = f"{OURS} over {result['best_peer']}: ×{ratio['value']:.3f} ({ratio['low']:.3f}–{ratio['high']:.3f})"
     cold = result["cold_start"]
     kinds = (
-        ("repeat: redeemed before by that customer", result["repeat"]), ("new to that customer", result["new"]),
-        ("cold-start rewards: no redemption before the train cut-off", cold["rewards"]),
-        ("unknown customers: history and demographics blanked", cold["unknown_customers"]),
-        (f"new customers: at most {NEW_TOUCHES} touches", cold["new_customers"]), ("of the attainable best", result["attainable"]),
-    )  # fmt: skip
-    return [main, *(_kind_table(title, part) for title, part in kinds if part and part["rows"])]
+        ("redeemed before by that customer", result["repeat"]),
+        ("new to that customer", result["new"]),
+        ("rewards without a redemption before the train cut-off", cold["rewards"]),
+        ("unknown customers: nothing known but the moment", cold["unknown_customers"]),
+        (f"new customers: at most {NEW_TOUCHES} touches", cold["new_customers"]),
+        ("attainable: share of what the true probabilities reach", result["attainable"]),
+    )
+    return [main, beside, *(_kind_table(name, part) for name, part in kinds if part and part["rows"])]
+
+
+_DIGITS = {"coverage_at_10": 2, "novelty_at_10": 1, "training_seconds": 0}
+_KINDS = {
+    "ndcg_at_10_among_these": "among these", "ratio_to_random": "× random", "ratio_to_random_among_these": "among these", "share": "share",
+}  # fmt: skip
+
+
+def _table(title: str, heads: tuple[str, ...]) -> Table:
+    out = Table(title=title, padding=(0, 0), pad_edge=False)
+    out.add_column("model", no_wrap=True)
+    for head in heads:
+        out.add_column(head, justify="right", no_wrap="sampled" not in head)
+    return out
+
+
+def _value_and_interval(row: dict[str, Any]) -> tuple[str, str]:
+    return f"{row['ndcg_at_10']:.4f}", f"{row['ndcg_at_10_low']:.4f}–{row['ndcg_at_10_high']:.4f}"
 
 
 def _kind_table(title: str, part: dict[str, Any]) -> Table:
-    out = Table("model", title=f"{title} ({part['queries']:,} queries)")
-    keys = [k for k in ("ndcg_at_10_among_these", "ratio_to_random", "ratio_to_random_among_these", "share") if k in part["rows"][0]]
-    for head in ("NDCG@10", "95 %", *(k.replace("_", " ") for k in keys)):
-        out.add_column(head, justify="right")
+    keys = [k for k in _KINDS if k in part["rows"][0]]
+    out = _table(f"{title} ({part['queries']:,} queries)", ("NDCG@10", "95 %", *(_KINDS[k] for k in keys)))
     for r in part["rows"]:
         extra = [f"{v['value']:.2f}" if isinstance(v, dict) else f"{v:.4f}" for v in (r[k] for k in keys)]
-        out.add_row(r["model"], f"{r['ndcg_at_10']:.4f}", f"{r['ndcg_at_10_low']:.4f}–{r['ndcg_at_10_high']:.4f}", *extra)
+        out.add_row(r["model"], *_value_and_interval(r), *extra)
     return out

@@ -52,10 +52,10 @@ def ease(matrix: sparse.csr_matrix, ridge: float) -> np.ndarray:
 
 def cosine_neighbours(matrix: sparse.csr_matrix, shrink: float = 10.0) -> sparse.csr_matrix:
     """Item-item cosine with shrinkage, zero diagonal: for catalogues too large to invert."""
-    gram = sparse.csr_matrix(matrix.T @ matrix)
+    gram = sparse.coo_matrix(matrix.T @ matrix)
     norm = np.sqrt(np.maximum(gram.diagonal(), 1e-9))
-    rows, columns = gram.nonzero()
-    values = np.asarray(gram[rows, columns]).ravel() / (norm[rows] * norm[columns] + shrink)
+    rows, columns = gram.row, gram.col
+    values = gram.data / (norm[rows] * norm[columns] + shrink)
     values[rows == columns] = 0.0
     return sparse.csr_matrix((values.astype(np.float32), (rows, columns)), shape=gram.shape)
 
@@ -90,11 +90,10 @@ def followers(log: Log, mask: np.ndarray, items: int, most: int) -> tuple[np.nda
     baskets.data[:] = 1.0
     follows = np.flatnonzero(who[first[1:]] == who[first[:-1]]) if count > 1 else np.zeros(0, np.int64)
     before, after = baskets[follows], baskets[follows + 1]
-    pairs = sparse.csr_matrix(before.T @ after)
+    pairs = sparse.coo_matrix(before.T @ after)
     times = np.asarray(before.sum(axis=0)).ravel()
     share = (np.asarray(after.sum(axis=0)).ravel() + 1e-3) / max(len(follows), 1)
-    rows, columns = pairs.nonzero()
-    seen = np.asarray(pairs[rows, columns]).ravel()
+    rows, columns, seen = pairs.row, pairs.col, pairs.data
     lift = np.log((seen + FOLLOW_PRIOR * share[columns]) / ((times[rows] + FOLLOW_PRIOR) * share[columns]))
     lift[seen < 2] = 0.0
     return strongest(sparse.csr_matrix((np.maximum(lift, 0.0).astype(np.float32), (rows, columns)), shape=pairs.shape), most)
@@ -181,7 +180,8 @@ class Statistics:
 
     def at(self, as_of: float) -> ItemStats:
         """As of the start of that day."""
-        day = int(np.clip(as_of // DAY_S - self._first_day, 0, len(self._total) - 1))
+        beyond = len(self._total) + max(WINDOWS_DAYS)  # nothing is in any window from there on
+        day = int(np.clip(as_of // DAY_S - self._first_day, 0, beyond))
         if day not in self._cache:
             if len(self._cache) > 64:
                 self._cache.clear()
@@ -189,7 +189,8 @@ class Statistics:
         return self._cache[day]
 
     def _share(self, day: int, window: int) -> np.ndarray:
-        counts = (self._total[day] - self._total[max(day - window, 0)]).astype(np.float64)
+        last = len(self._total) - 1
+        counts = (self._total[min(day, last)] - self._total[min(max(day - window, 0), last)]).astype(np.float64)
         total = np.bincount(self.catalogue.business, counts, len(self.catalogue.businesses))[self.catalogue.business]
         return log_shares(counts, total)
 

@@ -17,9 +17,9 @@ import numpy as np
 from rich.console import Console
 
 from contracts.bundle import Ranking
-from features.pairs import ItemStats
+from features.pairs import ItemStats, part_of_features, popularity_in_context
 from training.recommender import candidates, fitting, probability, second_stage
-from training.recommender.data import Dataset, Queries, blanked, take_index
+from training.recommender.data import Dataset, Queries, take_index, with_unknown
 from training.recommender.evaluate import item_vectors, user_vectors
 from training.recommender.model import TwoTower
 from training.recommender.ranker import Ranker
@@ -74,11 +74,15 @@ class System:
         return np.concatenate(indptr), np.concatenate(rows), np.concatenate(logits)
 
     def scores(self, queries: Queries, index: np.ndarray) -> np.ndarray:
-        """Redeem logits of the candidates, float32 (B, N); the rest ranks below them, by cosine."""
+        """Redeem logits of the candidates, float32 (B, N); the rest ranks below them, by cosine. For a customer without any touch,
+        popularity in the context of the moment."""
         part = take_index(queries, index)
         out: np.ndarray = user_vectors(self.model, part) @ self.items.T - np.float32(BELOW)
         indptr, rows, logits = self.logits(part)
         out[np.repeat(np.arange(len(index)), np.diff(indptr)), rows] = logits[:, second_stage.REDEEM]
+        for place in np.flatnonzero((part.rows.sequence_ids[:, -1, 1] == 0)):  # nobody knows this customer: as the endpoint does
+            as_of = float(part.as_of[place])
+            out[place] = popularity_in_context(self.statistics.at(as_of), part_of_features(part.rows.features[place]))
         return out
 
 
@@ -115,7 +119,7 @@ def fit_second(
         later = Statistics(c, dataset.test.log, cuts.test_from, settings.ease_ridge, settings.neighbours)
     system = System(model, Ranker.empty(settings), dataset, settings, later, items)
     with console.status("ranker: candidates of the validation slice") as status:
-        shown = blanked(dataset.validation, settings.cold_share, settings.seed)
+        shown = with_unknown(dataset.validation, settings.cold_share, settings.seed)
         examples = system.collect(shown, known, _progress(status, "ranker: candidates of query"))
         views = second_stage.load_views(connection, c)
         examples = second_stage.with_views(examples, views, shown)
@@ -130,7 +134,7 @@ def fit_second(
     report: dict[str, Any] = {
         "queries": len(dataset.validation),
         "candidates": round(len(examples.candidates.rows) / max(1, len(dataset.validation)), 1),
-        "candidate_recall": float(examples.candidates.redeemed.sum() / max(1, len(dataset.validation.items))),
+        "candidate_recall": float(examples.candidates.redeemed.sum() / max(1, len(shown.items))),
         "epochs": history,
     }
     if dataset.split == "time":
