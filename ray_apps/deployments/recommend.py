@@ -90,7 +90,7 @@ class Customer:
         part: of the day.
         state: None for an unknown customer.
         tower: the user tower's inputs; of an unknown customer those that say nothing but the moment.
-        vector: float32 (1, D); None where Triton or the stored state is away.
+        vector: float32 (1, D); None for an unknown customer, and where Triton or the stored state is away.
         rules: what may be shown.
         degraded: something could not be read or computed.
     """
@@ -173,7 +173,8 @@ class Recommender:
         stopwatch.lap("features")
         context_time = _context_time(now, context.time_of_day)
         tower = tensors([state if state is not None else CustomerState()], now, served.vocabulary, context_time)
-        vector = await self._vector(served, business_id, customer_id, state, newest, tower, context_time) if whole else None
+        known = state is not None and state.touch_count > 0
+        vector = await self._vector(served, business_id, customer_id, state, newest, tower, context_time) if known and whole else None
         return Customer(
             served=served,
             business_id=business_id,
@@ -186,7 +187,7 @@ class Recommender:
             vector=vector,
             rules=_filter(business_id, now, state),
             coverage=self._coverage(state),
-            degraded=vector is None,
+            degraded=not whole or (known and vector is None),
         )
 
     async def _state(self, served: Served, business_id: str, customer_id: str, now: float) -> tuple[CustomerState | None, bool, int]:
@@ -242,7 +243,7 @@ class Recommender:
         served, count = asked.served, wanted.num_recommendations
         population = served.populations.get(asked.business_id, _NOBODY)
         if asked.vector is None:
-            return by_popularity(served, asked.rules, asked.state, asked.now, asked.part, count), False
+            return by_popularity(served, asked.rules, asked.state, asked.now, asked.part, count), True
         if asked.business_id not in served.token_rows:
             return Ranked([], []), True  # a business without rewards
         state = asked.state if asked.state is not None else CustomerState()
@@ -357,7 +358,7 @@ def by_model(served: Served, vector: np.ndarray, rules: Filter, count: int) -> R
 
 
 def by_popularity(served: Served, rules: Filter, state: CustomerState | None, now: float, part: str, count: int) -> Ranked:
-    """The allowed rewards that most customers redeem, weighed by how well they fit the part of the day, the age and the gender.
+    """The allowed rewards that most customers redeem, weighed by their trend and by how well they fit the part of the day, age and gender.
 
     A reward's score is the share of customers who redeemed it in 90 days, brought to the model's horizon: what is known of a customer
     of whom nothing is known.
@@ -365,7 +366,8 @@ def by_popularity(served: Served, rules: Filter, state: CustomerState | None, no
     allowed = served.snapshot.index.allowed_rows(rules)
     if not len(allowed):
         return Ranked([], [])
-    shares = served.snapshot.redeemer_share[allowed]
+    week, month, quarter = served.stats.shares[:, allowed].astype(np.float64)
+    shares = served.snapshot.redeemer_share[allowed] * np.exp((week + month) / 2.0 - quarter)
     lifts = served.lifts.get(rules.business_id)
     fit = lifts.of(allowed, PARTS.index(part), peers_of(state, now)) if lifts is not None else np.ones(len(allowed))
     scores = 1.0 - (1.0 - np.minimum(1.0, shares * fit)) ** (served.snapshot.calibration.horizon_days / POPULARITY_DAYS)

@@ -80,7 +80,7 @@ class System:
         out: np.ndarray = user_vectors(self.model, part) @ self.items.T - np.float32(BELOW)
         indptr, rows, logits = self.logits(part)
         out[np.repeat(np.arange(len(index)), np.diff(indptr)), rows] = logits[:, second_stage.REDEEM]
-        for place in np.flatnonzero((part.rows.sequence_ids[:, -1, 1] == 0)):  # nobody knows this customer: as the endpoint does
+        for place in np.flatnonzero(part.rows.sequence_ids[:, -1, 1] == 0):  # nobody knows this customer: as the endpoint does
             as_of = float(part.as_of[place])
             out[place] = popularity_in_context(self.statistics.at(as_of), part_of_features(part.rows.features[place]))
         return out
