@@ -90,6 +90,7 @@ def _one(source: Source, split: str, models: tuple[str, ...], settings: TrainSet
     from training.recommender.data import load_catalogue
     from warehouse.store import Warehouse
 
+    (home / "evaluate").mkdir(parents=True, exist_ok=True)
     with errors.status(f"reading {source.name}"):
         place = protocols.landed_home(source, home)
     if source.kind == protocols.GENERATOR:
@@ -99,7 +100,7 @@ def _one(source: Source, split: str, models: tuple[str, ...], settings: TrainSet
             table = load_catalogue(connection)
         vectors = embed(texts(table), cache_dir=home / "evaluate" / "texts")
     problems = protocols.problems(source, place, split, table, vectors, settings)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=home / "evaluate", prefix="run-") as folder:
         found = scorecard.run(problems, settings, models, Path(folder), errors)
     return scorecard.summary(source.name, split, found, settings)
 

@@ -472,7 +472,8 @@ def _mean(values: list[float | None]) -> float | None:
 
 _ACCURACY = {"recall_at_10": "R@10", "recall_at_20": "R@20", "recall_at_100": "R@100", "mrr": "MRR"}
 _BESIDE = {
-    "sampled_ndcg_at_10": "sampled NDCG@10", "sampled_recall_at_10": "sampled R@10", "coverage_at_10": "coverage", "novelty_at_10": "novelty",
+    "sampled_ndcg_at_10": "sampled NDCG@10", "sampled_recall_at_10": "sampled R@10", "coverage_at_10": "coverage",
+    "novelty_at_10": "novelty",
     "ece": "ECE", "training_seconds": "train s",
 }  # fmt: skip
 

@@ -148,11 +148,12 @@ def test_an_unknown_customer_gets_what_is_popular(result: dict[str, Any]) -> Non
 
 
 def test_tables_show_every_row(result: dict[str, Any]) -> None:
-    console = Console(record=True, width=220, file=StringIO())
+    console = Console(record=True, width=80, file=StringIO())
     for table in scorecard.tables(result):
         console.print(table)
     text = console.export_text()
-    assert all(name in text for name in (*MODELS, "truth", "sampled NDCG@10"))
+    assert all(name in text for name in (*MODELS, "truth", "NDCG@10", "coverage"))
+    assert "…" not in text
 
 
 def test_the_same_run_again_gives_the_same(dataset: Dataset, connection: Any, tmp_path: Path) -> None:
