@@ -13,6 +13,7 @@ from contracts.errors import ArtifactError
 from contracts.tables import EVENTS, REWARDS, TABLES, TIMESTAMP
 from features import asof
 from features.definitions import KIND_CODES
+from features.state import CustomerState, finalize
 from training.recommender import data
 from training.settings import TrainSettings
 
@@ -193,3 +194,37 @@ def test_a_history_of_one_moment_cannot_be_cut(settings: TrainSettings, dataset:
 def test_examples_keep_microseconds(dataset: data.Dataset) -> None:
     table = data.examples_table(dataset.log.customers, np.array([0]), np.array([1_700_000_000.123456]))
     assert table["as_of"].cast(TIMESTAMP).cast(pa.int64()).to_pylist() == [1_700_000_000_123_456]
+
+
+def test_some_queries_come_once_more_as_of_somebody_unknown(dataset: data.Dataset) -> None:
+    """At the end: their touches, history and features are hidden; the moment, the answers and what was used up stay."""
+    queries = dataset.validation
+    count = len(queries)
+    before = queries.rows.features.copy()
+    queries.rows.features[:, data.DEMOGRAPHIC_COLUMNS] = 0.7  # so that there is something to hide
+    try:
+        whole = data.with_unknown(queries, 0.5, 3)
+        cold = np.arange(count, len(whole))
+        assert 0.3 * count < len(cold) < 0.7 * count
+        assert (whole.customer[cold] == -1).all()
+        np.testing.assert_array_equal(whole.customer[:count], queries.customer)
+        for name in ("features", "sequence_ids", "sequence_values"):
+            np.testing.assert_array_equal(getattr(whole.rows, name)[:count], getattr(queries.rows, name))
+        assert not whole.rows.sequence_ids[cold].any()
+        assert not whole.rows.sequence_values[cold].any()
+        nobody = finalize([CustomerState()] * len(cold), whole.as_of[cold])
+        shown, columns = whole.rows.features[cold], data.DEMOGRAPHIC_COLUMNS
+        np.testing.assert_array_equal(shown[1::2], nobody[1::2])
+        np.testing.assert_allclose(shown[::2, columns], 0.7)
+        np.testing.assert_array_equal(np.delete(shown[::2], np.r_[columns], axis=1), np.delete(nobody[::2], np.r_[columns], axis=1))
+        np.testing.assert_allclose(queries.rows.features[:, columns], 0.7)  # what was given is not written to
+        asked = np.array([np.flatnonzero(queries.as_of == t)[0] for t in whole.as_of[cold]])
+        for name in ("items", "seen"):
+            both = [data.padded(getattr(q, "indptr" if name == "items" else "seen_indptr"), getattr(q, name), i)
+                    for q, i in ((whole, cold), (queries, asked))]  # fmt: skip
+            np.testing.assert_array_equal(*both)
+        np.testing.assert_array_equal(data.with_unknown(queries, 0.5, 3).as_of, whole.as_of)
+        assert not np.array_equal(data.with_unknown(queries, 0.5, 4).as_of, whole.as_of)
+        assert len(data.with_unknown(queries, 0.0, 3)) == count
+    finally:
+        queries.rows.features[:] = before
