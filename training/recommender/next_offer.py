@@ -415,6 +415,6 @@ def load_offer_model(artifacts: Path) -> OfferModel:
     try:
         model = OfferModel(OfferConfig(**json.loads((artifacts / CONFIG).read_text(encoding="utf-8"))))
         model.load_state_dict(torch.load(artifacts / WEIGHTS, weights_only=True, map_location="cpu"))
-    except (OSError, ValueError, TypeError, RuntimeError) as exc:
+    except Exception as exc:  # a damaged file raises whatever its bytes lead to: an unpickling error, EOFError, KeyError, ...
         raise ArtifactError(f"cannot read the next-offer model in {artifacts}: {exc}. Train again: regulars train recommender") from exc
     return model.eval()

@@ -100,6 +100,6 @@ def load_ranker(artifacts: Path) -> Ranker:
     try:
         ranker = Ranker(RankerConfig(**json.loads((artifacts / CONFIG).read_text(encoding="utf-8"))))
         ranker.load_state_dict(torch.load(artifacts / WEIGHTS, weights_only=True, map_location="cpu"))
-    except (OSError, ValueError, TypeError, RuntimeError) as exc:
+    except Exception as exc:  # a damaged file raises whatever its bytes lead to: an unpickling error, EOFError, KeyError, ...
         raise ArtifactError(f"cannot read the ranker in {artifacts}: {exc}. Train again: regulars train recommender") from exc
     return ranker.eval()

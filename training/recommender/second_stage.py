@@ -177,7 +177,7 @@ def fit_ranker(
     table = torch.from_numpy(items)
     optimizer = torch.optim.AdamW(ranker.parameters(), lr=settings.ranker_learning_rate, weight_decay=settings.ranker_weight_decay)
     size = settings.ranker_batch_size
-    steps = max(2, settings.ranker_epochs * -(-len(train) // size))
+    steps = max(11, settings.ranker_epochs * -(-len(train) // size))  # of exactly 10, OneCycleLR divides by 0.1 * 10 - 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.ranker_learning_rate, total_steps=steps, pct_start=0.1)
     best, state, bad, history = -1.0, copy.deepcopy(ranker.state_dict()), 0, list[dict[str, float]]()
     for epoch in range(settings.ranker_epochs):
