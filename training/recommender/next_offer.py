@@ -416,5 +416,6 @@ def load_offer_model(artifacts: Path) -> OfferModel:
         model = OfferModel(OfferConfig(**json.loads((artifacts / CONFIG).read_text(encoding="utf-8"))))
         model.load_state_dict(torch.load(artifacts / WEIGHTS, weights_only=True, map_location="cpu"))
     except Exception as exc:  # a damaged file raises whatever its bytes lead to: an unpickling error, EOFError, KeyError, ...
-        raise ArtifactError(f"cannot read the next-offer model in {artifacts}: {exc}. Train again: regulars train recommender") from exc
+        why = str(exc).partition(". ")[0]  # torch goes on with advice to load it unsafely
+        raise ArtifactError(f"cannot read the next-offer model in {artifacts}: {why}. Train again: regulars train recommender") from exc
     return model.eval()

@@ -182,5 +182,6 @@ def load_model(folder: Path) -> TwoTower:
         model = TwoTower(config)
         model.load_state_dict(torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu"))
     except Exception as exc:  # a damaged file raises whatever its bytes lead to: an unpickling error, EOFError, KeyError, ...
-        raise ArtifactError(f"cannot read the model in {folder}: {exc}. Train again: regulars train recommender") from exc
+        why = str(exc).partition(". ")[0]  # torch goes on with advice to load it unsafely
+        raise ArtifactError(f"cannot read the model in {folder}: {why}. Train again: regulars train recommender") from exc
     return model.eval()
