@@ -242,19 +242,20 @@ class Recommender:
         """The best rewards, and whether all stages answered: without the ranker the nearest ones, without a vector the popular ones."""
         served, count = asked.served, wanted.num_recommendations
         population = served.populations.get(asked.business_id, _NOBODY)
+        most = max(self._settings.candidates, count)
         if asked.vector is None:
-            return by_popularity(served, asked.rules, asked.state, asked.now, asked.part, count), True
+            popular = by_popularity(served, asked.rules, asked.state, asked.now, asked.part, most)
+            return await self._ordered(asked, wanted, population, popular), True
         if asked.business_id not in served.token_rows:
             return Ranked([], []), True  # a business without rewards
         state = asked.state if asked.state is not None else CustomerState()
-        most = max(self._settings.candidates, count)
         found = rank.candidates(served, asked.vector, asked.tower, state, asked.rules, asked.now, most)
         stopwatch.lap("search")
         if not len(found.rows):
             return Ranked([], []), True
         answer = await self._infer(RANKER, found.inputs, served, self._settings.tower_deadline_ms / 1000)
         if answer is None:
-            return by_model(served, asked.vector, asked.rules, count), False
+            return await self._ordered(asked, wanted, population, by_model(served, asked.vector, asked.rules, most)), False
         logits = answer["logits"]
         scores = served.ranking.probabilities(logits[:, rank.REDEEM], found.features)
         order = await self._policy(asked, wanted, population, found.rows, scores)
@@ -262,6 +263,12 @@ class Recommender:
         moves = await self._moves(asked.served, found, logits, order[:MAX_EXPLAINED])
         rest = [None] * (len(order) - len(moves))
         return Ranked(found.rows[order].tolist(), scores[order].tolist(), [*moves, *rest]), True
+
+    async def _ordered(self, asked: Customer, wanted: RecommendationRequest, population: Population, found: Ranked) -> Ranked:
+        """What was found without the ranker, under the same objective, diversity and caps."""
+        rows, scores = np.array(found.rows, dtype=np.int64), np.array(found.scores, dtype=np.float64)
+        order = await self._policy(asked, wanted, population, rows, scores)
+        return Ranked(rows[order].tolist(), scores[order].tolist())
 
     async def _policy(
         self, asked: Customer, wanted: RecommendationRequest, population: Population, rows: np.ndarray, scores: np.ndarray

@@ -269,6 +269,39 @@ async def test_version_whose_tower_answers_wrongly_is_not_served(api, made: Modu
     assert api.service.models.current.version == "1"
 
 
+@pytest.mark.parametrize(("customer", "away"), [("nobody", ()), ("cust-0", (RANKER,)), ("cust-0", (USER_TOWER, RANKER)), ("cust-0", ())])
+async def test_caps_and_the_objective_hold_whoever_answers(api, monkeypatch, customer: str, away: tuple) -> None:
+    """Known or not, with the ranker, the towers alone or popularity."""
+    infer = api.tower.infer
+
+    async def some(spec, inputs, version="", deadline_s=None):
+        if spec in away:
+            raise UpstreamError("away. Wait.")
+        return await infer(spec, inputs, version, deadline_s)
+
+    monkeypatch.setattr(api.tower, "infer", some)
+    free = await api.recommend(customer, numRecommendations=50)
+    assert free["degraded"] == bool(away)
+    assert len(free["recommendations"]) == 10
+    capped = api.service.settings.model_copy(update={"max_per_category": 1})
+    monkeypatch.setattr(api.service.recommender, "_settings", capped)
+    few = await api.recommend(customer, numRecommendations=50)
+    assert len({int(r[-2:]) % 4 for r in ids(few)}) == len(few["recommendations"]) == 4  # the categories of the catalogue
+    assert ids(few)[0] == ids(free)[0]
+    offers = api.service.models.current.catalogue.offers
+    monkeypatch.setattr(api.service.recommender, "_settings", api.service.settings)
+    unlike = offers.face_value.copy()
+    offers.face_value[:] = np.arange(len(unlike)) * 1_000.0  # the later ones cost a fortune
+    try:
+        earned = (await api.recommend(customer, numRecommendations=50, objective="expected_value"))["recommendations"]
+        lost = np.array([r["score"] * int(r["rewardId"][-2:]) for r in earned])
+        assert (np.diff(lost) >= -0.05 * lost.max()).all()
+        assert ids({"recommendations": earned}) != ids(free)
+        assert ids(await api.recommend(customer, numRecommendations=50)) == ids(free)
+    finally:
+        offers.face_value[:] = unlike
+
+
 async def test_answer_before_any_model_is_refused(api) -> None:
     api.service.models._holder = None
     with pytest.raises(ArtifactError, match="no model is loaded"):
