@@ -21,7 +21,7 @@ class TrainSettings(StackSettings):
     epochs: int = Field(4, ge=1, le=1000, description="most passes over the training examples")
     patience: int = Field(2, ge=1, description="epochs without a better validation NDCG@10 before training stops")
     batch_size: int = Field(256, ge=2, description="queries a step and process")
-    max_examples: int = Field(40_000, ge=1, description="training queries kept, sampled with the seed")
+    max_examples: int = Field(80_000, ge=1, description="training queries kept, sampled with the seed")
     max_per_customer: int = Field(40, ge=1, description="training queries kept of one customer; the evenly spaced ones")
     max_validation: int = Field(8_000, ge=1, description="validation queries: they choose the epoch of the towers and teach the ranker")
     max_test: int = Field(6_000, ge=1, description="test queries scored at the end")
@@ -44,7 +44,9 @@ class TrainSettings(StackSettings):
     candidates: int = Field(
         200, ge=10, le=400, description="nearest rewards that the ranker sees, beside the customer's own and their neighbours"
     )
-    ease_ridge: float = Field(200.0, gt=0, description="ridge of the item-item weights")
+    ease_ridges: tuple[float, ...] = Field(
+        (100.0, 300.0, 1000.0), min_length=1, description="ridges of the item-item weights to choose from"
+    )
     neighbours: int = Field(256, ge=8, le=4096, description="item-item weights kept for each reward")
     ranker_epochs: int = Field(10, ge=1, le=1000)
     ranker_patience: int = Field(3, ge=1, description="epochs without a better NDCG@10 on the latest queries before the ranker stops")

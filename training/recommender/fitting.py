@@ -55,7 +55,8 @@ class Keeper(pl.Callback):
         self.best, self.bad, self.history = state_dict["best"], state_dict["bad"], list(state_dict["history"])
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self._asked(trainer):
+        # After the last step of an epoch its end stops the run: else the epoch would be neither measured nor recorded.
+        if self._asked(trainer) and batch_idx + 1 < int(trainer.num_training_batches):
             self._save(trainer)
             raise Interrupted
 

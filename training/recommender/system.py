@@ -23,10 +23,10 @@ from training.recommender.data import Dataset, Queries, take_index, with_unknown
 from training.recommender.evaluate import item_vectors, user_vectors
 from training.recommender.model import TwoTower
 from training.recommender.ranker import Ranker
-from training.recommender.statistics import Statistics
+from training.recommender.statistics import Statistics, choose_ridge
 from training.settings import TrainSettings
 
-BELOW = 1e6
+BELOW = 1e3
 """How far rewards that are not candidates rank below those that are."""
 
 
@@ -115,8 +115,9 @@ def fit_second(
     c, cuts = dataset.catalogue, dataset.cuts
     items = item_vectors(model, c.item_ids, c.attributes, c.text_vectors)
     with console.status("ranker: statistics of the catalogue"):
-        known = Statistics(c, dataset.validation.log, cuts.validation_from, settings.ease_ridge, settings.neighbours)
-        later = Statistics(c, dataset.test.log, cuts.test_from, settings.ease_ridge, settings.neighbours)
+        ridge = choose_ridge(c, dataset.validation.log, cuts.validation_from, dataset.validation, settings.ease_ridges)
+        known = Statistics(c, dataset.validation.log, cuts.validation_from, ridge, settings.neighbours)
+        later = Statistics(c, dataset.test.log, cuts.test_from, ridge, settings.neighbours)
     system = System(model, Ranker.empty(settings), dataset, settings, later, items)
     with console.status("ranker: candidates of the validation slice") as status:
         shown = with_unknown(dataset.validation, settings.cold_share, settings.seed)
@@ -133,6 +134,7 @@ def fit_second(
         raise fitting.Interrupted from None
     report: dict[str, Any] = {
         "queries": len(dataset.validation),
+        "ease_ridge": ridge,
         "candidates": round(len(examples.candidates.rows) / max(1, len(dataset.validation)), 1),
         "candidate_recall": float(examples.candidates.redeemed.sum() / max(1, len(shown.items))),
         "epochs": history,
@@ -145,10 +147,10 @@ def fit_second(
     return system
 
 
-def served_statistics(dataset: Dataset, settings: TrainSettings) -> ItemStats:
+def served_statistics(dataset: Dataset, settings: TrainSettings, ridge: float) -> ItemStats:
     """Statistics that know the whole log, as of its end: what a bundle carries."""
     c, forever = dataset.catalogue, np.full(len(dataset.cuts.end), np.inf)
-    return Statistics(c, dataset.log, forever, settings.ease_ridge, settings.neighbours).at(float(dataset.log.time.max()) + 86_400.0)
+    return Statistics(c, dataset.log, forever, ridge, settings.neighbours).at(float(dataset.log.time.max()) + 86_400.0)
 
 
 def _progress(status: Any, text: str) -> Callable[[int, int], None]:

@@ -157,7 +157,7 @@ def _write_artifacts(
     np.save(folder / "text_vectors.npy", dataset.catalogue.text_vectors)
     save_ranker(system.ranker, folder)
     (folder / "ranking.json").write_text(system.ranking.model_dump_json(), encoding="utf-8")
-    np.savez(folder / "item_stats.npz", allow_pickle=False, **served_statistics(dataset, settings).arrays())
+    np.savez(folder / "item_stats.npz", allow_pickle=False, **served_statistics(dataset, settings, system.report["ease_ridge"]).arrays())
     offers.save(folder)
     (folder / "settings.json").write_text(json.dumps(settings.public()), encoding="utf-8")
     (folder / "metrics.json").write_text(json.dumps(result), encoding="utf-8")

@@ -126,7 +126,7 @@ def test_the_ranker_learns_from_what_the_towers_have_not_seen(
 
 
 def test_a_bundle_carries_statistics_of_the_whole_log(dataset: Dataset, quick: TrainSettings) -> None:
-    found, log = system.served_statistics(dataset, quick), dataset.log
+    found, log = system.served_statistics(dataset, quick, 300.0), dataset.log
     end = (log.time.max() // DAY_S + 1) * DAY_S
     for row, days in enumerate(WINDOWS_DAYS):
         mine = log.item[log.time >= end - days * DAY_S]

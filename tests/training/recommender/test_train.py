@@ -63,8 +63,8 @@ def test_an_interrupted_run_goes_on_exactly_as_if_nothing_had_happened(
 ) -> None:
     short = small(settings, epochs=2)
     whole = train.fit(dataset, short, tmp_path / "whole", console)
-    steps = len(data.BatchLoader(dataset.train, short.batch_size, shuffle=True))
-    for name, at in (("first", 2), ("second", steps + 1)):
+    steps = len(data.BatchLoader(data.with_unknown(dataset.train, short.cold_share, short.seed), short.batch_size, shuffle=True))
+    for name, at in (("first", 2), ("last of an epoch", steps), ("second", steps + 1)):
         stop = threading.Event()
         with monkeypatch.context() as patch:
             stop_after(patch, at, stop.set)
