@@ -172,7 +172,9 @@ def tensors(
 # Packed: magic, format version, numbers of recent and of pending touches, length of the JSON part, touch_count, watermark, time; sums,
 # last, demographics; hours (uint32); touches' times, values (float64), kinds (uint8); JSON [tokens, redeemed, dismissed,
 # redeemed_at]; CRC-32 of all.
-_MAGIC, _VERSION = b"RGST", 2
+STATE_FORMAT = 2
+"""Of packed states; a stored one of another format cannot be read, and is materialized again."""
+_MAGIC, _VERSION = b"RGST", STATE_FORMAT
 _HEAD = struct.Struct("<4sBBBIQQd")
 _NUMBERS = SUM_COUNT + RECENCY_COUNT + len(DEMOGRAPHICS)
 _FIXED = _HEAD.size + 8 * _NUMBERS + 4 * 24

@@ -27,6 +27,7 @@ import pyarrow as pa
 from contracts.bundle import MODEL_NAME, deployed_version, read_manifest
 from contracts.errors import ArtifactError, ConfigError, StackError, UpstreamError, UpstreamTimeout
 from features.online import OnlineSettings, OnlineStore, materialize
+from features.state import STATE_FORMAT
 from ray_apps.clock import ServingClock, anchor
 from ray_apps.deployments.lander import Lander
 from ray_apps.host import free_ports
@@ -207,7 +208,8 @@ class Stack:
         mark = self.home.run / MATERIALIZED
         # A killed run may have landed rows without moving the marker: land first, or they count in the states and in the inbox.
         watermark = asyncio.run(_land(url, warehouse))
-        wanted = {"data_version": warehouse.data_version(), "online": OnlineSettings.load().public(), "watermark": watermark}
+        online_settings = OnlineSettings.load().public()
+        wanted = {"data_version": warehouse.data_version(), "online": online_settings, "watermark": watermark, "state": STATE_FORMAT}
         with suppress(OSError, ValueError):
             if json.loads(mark.read_text(encoding="utf-8")) == wanted:
                 return 0

@@ -122,6 +122,9 @@ def config_text(model: str, target: Target) -> str:
     config.backend = "tensorrt"
     config.default_model_filename = FILES[target]
     config.parameters.clear()  # ONNX Runtime's
+    # Whatever waits is batched, nothing waits in order to be batched; beyond the queue's bound a request is refused at once.
+    config.dynamic_batching.max_queue_delay_microseconds = 0
+    config.dynamic_batching.default_queue_policy.max_queue_size = 1024
     return str(text_format.MessageToString(config))
 
 
