@@ -62,6 +62,7 @@ def choose_ridge(catalogue: Catalogue, log: Log, until: np.ndarray, queries: Que
     index = np.unique(np.linspace(0, len(queries) - 1, min(most, len(queries))).astype(np.int64))
     indptr, items, _ = queries.log.before(queries.customer[index], queries.as_of[index])
     histories = sparse.csr_matrix((np.ones(len(items), np.float32), items, indptr), shape=(len(index), n))
+    histories.sum_duplicates()
     histories.data[:] = 1.0
     candidates, relevant = queries.candidates(catalogue, index), queries.relevant(index, n)
 

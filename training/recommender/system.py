@@ -26,8 +26,8 @@ from training.recommender.ranker import Ranker
 from training.recommender.statistics import Statistics, choose_ridge
 from training.settings import TrainSettings
 
-BELOW = 1e3
-"""How far rewards that are not candidates rank below those that are."""
+BELOW = np.float32(2.5)
+"""How far rewards that are not candidates rank below the lowest that is: cosines are at most 1."""
 
 
 @dataclass
@@ -77,9 +77,13 @@ class System:
         """Redeem logits of the candidates, float32 (B, N); the rest ranks below them, by cosine. For a customer without any touch,
         popularity in the context of the moment."""
         part = take_index(queries, index)
-        out: np.ndarray = user_vectors(self.model, part) @ self.items.T - np.float32(BELOW)
+        cosine = user_vectors(self.model, part) @ self.items.T
         indptr, rows, logits = self.logits(part)
-        out[np.repeat(np.arange(len(index)), np.diff(indptr)), rows] = logits[:, second_stage.REDEEM]
+        owner, redeem = np.repeat(np.arange(len(index)), np.diff(indptr)), logits[:, second_stage.REDEEM]
+        lowest = np.zeros(len(index), dtype=np.float32)
+        np.minimum.at(lowest, owner, redeem)
+        out: np.ndarray = cosine + (lowest - BELOW)[:, None]
+        out[owner, rows] = redeem
         for place in np.flatnonzero(part.rows.sequence_ids[:, -1, 1] == 0):  # nobody knows this customer: as the endpoint does
             as_of = float(part.as_of[place])
             out[place] = popularity_in_context(self.statistics.at(as_of), part_of_features(part.rows.features[place]))

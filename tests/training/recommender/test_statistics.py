@@ -12,6 +12,7 @@ from scipy import sparse
 from features.definitions import DAY_S
 from features.pairs import SHARE_FLOOR, TEXT_SIZE, ItemStats
 from training.recommender import statistics
+from training.recommender.candidates import Histories
 from training.recommender.data import Dataset, Log
 from training.recommender.statistics import Statistics
 
@@ -209,3 +210,34 @@ def test_a_large_catalogue_takes_the_cosine(dataset: Dataset, monkeypatch: pytes
         dense = np.zeros((12, 12), np.float32)
         np.put_along_axis(dense, found.neighbours.astype(np.int64), found.weights, axis=1)
         np.testing.assert_allclose(dense, expected, atol=1e-6)
+
+
+def test_the_ridge_is_that_with_which_the_neighbours_alone_rank_best(dataset: Dataset) -> None:
+    grid, queries, until = (1.0, 50.0, 5_000.0), dataset.validation, dataset.cuts.validation_from
+    allowed = queries.candidates(dataset.catalogue, np.arange(len(queries)))
+    binary = statistics.interactions(dataset.log, statistics.visible(dataset.log, until), 12)
+    binary.data[:] = 1.0
+
+    def slow(ridge: float) -> float:
+        """NDCG@10 of what is redeemed, each reward of a history counting once as in the ranker's affinity."""
+        weights, total = statistics.ease(binary, ridge), 0.0
+        for q in range(len(queries)):
+            had = Histories(queries.log).before(int(queries.customer[q]), float(queries.as_of[q])).rows
+            score = np.where(allowed[q], weights[had].sum(axis=0), -np.inf)
+            place = np.argsort(np.argsort(-score, kind="stable"))
+            mine = place[queries.items[queries.indptr[q] : queries.indptr[q + 1]]]
+            ideal = (1 / np.log2(np.arange(min(len(mine), 10)) + 2)).sum()
+            total += (1 / np.log2(mine[mine < 10] + 2)).sum() / ideal
+        return total / len(queries)
+
+    values = {ridge: slow(ridge) for ridge in grid}
+    best = statistics.choose_ridge(dataset.catalogue, dataset.log, until, queries, grid)
+    assert values[best] == pytest.approx(max(values.values()))
+    assert max(values.values()) > min(values.values())  # the control: the choice matters
+
+
+def test_a_catalogue_too_large_to_invert_takes_the_middle_of_the_grid(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "EASE_LIMIT", 11)
+    asked = (dataset.catalogue, dataset.log, dataset.cuts.validation_from, dataset.validation)
+    assert statistics.choose_ridge(*asked, (500.0, 20.0, 100.0)) == 100.0
+    assert statistics.choose_ridge(*asked, (7.0,)) == 7.0

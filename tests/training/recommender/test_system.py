@@ -59,6 +59,25 @@ def test_every_candidate_is_above_every_other_reward(fitted: system.System, data
     np.testing.assert_allclose(fitted.scores(queries, index[4:5])[0], scores[4], atol=1e-4)  # one query alone is scored the same
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1e5])
+def test_the_order_holds_whatever_the_logits_are(
+    fitted: system.System, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, scale: float
+) -> None:
+    real = fitted.logits
+
+    def scaled(queries: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        indptr, rows, logits = real(queries)
+        return indptr, rows, (logits * scale).astype(np.float32)
+
+    monkeypatch.setattr(fitted, "logits", scaled)
+    index = np.arange(20)
+    indptr, rows, _ = scaled(take_index(dataset.test, index))
+    for q, scores in enumerate(fitted.scores(dataset.test, index)):
+        mine = rows[indptr[q] : indptr[q + 1]]
+        rest = np.setdiff1d(np.arange(len(scores)), mine)
+        assert scores[mine].min() > scores[rest].max(initial=-np.inf)
+
+
 def test_it_ranks_what_is_redeemed_first(fitted: system.System, dataset: Dataset) -> None:
     index = np.arange(len(dataset.test))
     allowed, relevant = dataset.test.candidates(dataset.catalogue, index), dataset.test.relevant(index, len(dataset.catalogue))
