@@ -25,6 +25,7 @@ from regulars.common import DEFAULT_HOME, HomeOption, console
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 60.0
 INTERRUPTED = 130
+EXAMPLES = 40_000  # half of the training default: a minute less, for about 0.01 of NDCG@10
 
 
 @dataclass
@@ -68,10 +69,10 @@ def demo(
     else:
         step("generate", f"{customers:,} customers, {months} months of events", lambda: _run(home, "data", "generate", *size))
     if fresh or not _has_model(paths):
-        more = ["--epochs", str(epochs)] if epochs else []
+        more = ["--max-examples", str(EXAMPLES), *(["--epochs", str(epochs)] if epochs else [])]
         step(
             "train",
-            "two-tower recommender, measured against popularity",
+            "two-tower recommender and ranker, measured against popularity",
             lambda: _run(home, "train", "recommender", "--seed", str(seed), *more),
         )
         step("export", "PyTorch → ONNX → Triton, parity checked at each hop", lambda: _run(home, "export"))

@@ -23,6 +23,7 @@ METRICS: dict[str, Any] = {
     "rewards": 3,
     "methods": {"two_tower": {"ndcg@10": _VALUE, "recall@10": _VALUE, "mrr": _VALUE}},
     "lift": {"popularity": {"difference": _VALUE, "ratio": _VALUE, "better": True}},
+    "lift_of": "as_served",
     "calibration": {"ece": 0.01, "horizon_days": 30.0},
 }
 

@@ -88,7 +88,8 @@ def evaluate(
         served: both stages together; without it there is no `as_served`.
 
     Returns:
-        JSON-ready: for each method the metrics with intervals; `lift`, the paired difference and ratio of NDCG@10 to each baseline.
+        JSON-ready: for each method the metrics with intervals; `lift`, the paired difference and ratio of NDCG@10 to each baseline, of
+        the method that `lift_of` names.
     """
     values = {name: np.concatenate(parts) for name, parts in _values(model, dataset, served).items()}
     names = list(values)
@@ -102,7 +103,9 @@ def evaluate(
         "rewards": len(dataset.catalogue),
         "methods": {n: {m: metrics.interval(means[columns[n, m]], draws[:, columns[n, m]]).as_dict() for m in METRICS} for n in names},
     }
-    out["lift"] = {b: _lift(means, draws, columns[MODEL, METRICS[0]], columns[b, METRICS[0]]) for b in (POPULARITY, RECENT)}
+    ours = SERVED if served is not None else MODEL
+    out["lift"] = {b: _lift(means, draws, columns[ours, METRICS[0]], columns[b, METRICS[0]]) for b in (POPULARITY, RECENT)}
+    out["lift_of"] = ours
     return out
 
 
@@ -156,7 +159,6 @@ def table(result: dict[str, Any]) -> Table:
         out.add_row(name.replace("_", " "), *(c.replace("[", "\\[") for c in cells))
     for name, lift in result["lift"].items():
         ratio = lift["ratio"]
-        out.caption = (f"{out.caption}\n" if out.caption else "") + (
-            f"two tower over {name.replace('_', ' ')}: ×{ratio['value']:.2f} \\[{ratio['low']:.2f}, {ratio['high']:.2f}]"
-        )
+        line = f"{result['lift_of']} over {name}: ×{ratio['value']:.2f} \\[{ratio['low']:.2f}, {ratio['high']:.2f}]".replace("_", " ")
+        out.caption = f"{out.caption}\n{line}" if out.caption else line
     return out
