@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from features.pairs import WINDOWS_DAYS
+from features.pairs import WINDOWS_DAYS, part_of_hour
 from training.recommender import fitting, system
-from training.recommender.data import DAY_S, Dataset, take_index
+from training.recommender.data import DAY_S, Dataset, take_index, with_unknown
 from training.recommender.evaluate import user_vectors
 from training.recommender.model import TwoTower
 from training.settings import TrainSettings
@@ -76,6 +76,18 @@ def test_the_order_holds_whatever_the_logits_are(
         mine = rows[indptr[q] : indptr[q + 1]]
         rest = np.setdiff1d(np.arange(len(scores)), mine)
         assert scores[mine].min() > scores[rest].max(initial=-np.inf)
+
+
+def test_somebody_without_a_touch_gets_what_is_popular_at_the_moment(fitted: system.System, dataset: Dataset) -> None:
+    whole = with_unknown(dataset.test, 1.0, 0)
+    count = len(dataset.test)
+    cold, known = np.arange(count, count + 9), np.arange(9)
+    unknown = fitted.scores(whole, cold)
+    for scores, q in zip(unknown, cold, strict=True):
+        stats, hour = fitted.statistics.at(float(whole.as_of[q])), whole.as_of[q] % DAY_S / 3_600
+        expected = (stats.shares[0] + stats.shares[1]) / 2 + stats.part_lift[:, part_of_hour(hour)]
+        np.testing.assert_allclose(scores, expected, atol=1e-6)
+    assert not np.array_equal(np.argsort(fitted.scores(whole, known)), np.argsort(unknown))  # the control: the same moments, but known
 
 
 def test_it_ranks_what_is_redeemed_first(fitted: system.System, dataset: Dataset) -> None:
