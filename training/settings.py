@@ -10,6 +10,7 @@ from pydantic import Field
 
 from contracts.settings import StackSettings, settings_config
 
+FEW_EXAMPLES = 10_000
 _NOT_IN_FINGERPRINT = frozenset({"tracking_uri", "devices", "accelerator", "threads", "bootstrap"})
 
 
@@ -18,7 +19,7 @@ class TrainSettings(StackSettings):
 
     model_config = settings_config("REGULARS_TRAIN_")
 
-    epochs: int = Field(4, ge=1, le=1000, description="most passes over the training examples")
+    epochs: int | None = Field(None, ge=1, le=1000, description="most passes over the training examples; 4, or 10 with fewer than 10,000")
     patience: int = Field(2, ge=1, description="epochs without a better validation NDCG@10 before training stops")
     batch_size: int = Field(256, ge=2, description="queries a step and process")
     max_examples: int = Field(80_000, ge=1, description="training queries kept, sampled with the seed")
@@ -73,6 +74,10 @@ class TrainSettings(StackSettings):
     devices: int = Field(1, ge=1, description="processes; more than one trains with DDP")
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 takes one less than the cores, 4 at most")
     tracking_uri: str | None = Field(None, description="an MLflow server; None keeps runs in SQLite under the home folder")
+
+    def epochs_for(self, examples: int) -> int:
+        """Most passes over so many training examples."""
+        return self.epochs or (10 if examples < FEW_EXAMPLES else 4)
 
     def fingerprint(self, data_version: str) -> str:
         """Short hash of what decides the weights: the run to resume is the unfinished one with the same hash."""

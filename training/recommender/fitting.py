@@ -196,11 +196,11 @@ def _prepare(
         raise ConfigError(
             "accelerator is gpu, this machine offers torch no CUDA device. Use --accelerator cpu or auto, or repair the driver."
         )
-    keeper = Keeper(folder, settings.patience, stop)
+    keeper, epochs = Keeper(folder, settings.patience, stop), settings.epochs_for(len(dataset.train))
     trainer = pl.Trainer(
         accelerator="gpu" if gpu else "cpu", devices=settings.devices, strategy="ddp" if settings.devices > 1 else "auto",
-        precision="bf16-mixed" if gpu else "32-true", max_epochs=settings.epochs, gradient_clip_val=settings.gradient_clip,
-        callbacks=[Bar(console, settings.epochs, keeper), keeper], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        precision="bf16-mixed" if gpu else "32-true", max_epochs=epochs, gradient_clip_val=settings.gradient_clip,
+        callbacks=[Bar(console, epochs, keeper), keeper], logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False, default_root_dir=folder,
     )  # fmt: skip
     rank, world = trainer.global_rank, trainer.world_size
@@ -211,7 +211,7 @@ def _prepare(
     config = ModelConfig(
         len(dataset.vocabulary), KIND_COUNT, settings.width, settings.heads, settings.layers, settings.dropout, settings.id_dropout
     )
-    module = Recommender(config, settings, dataset.catalogue, popularity, settings.epochs * len(train))
+    module = Recommender(config, settings, dataset.catalogue, popularity, epochs * len(train))
     module.fit_features(dataset.train)
     return trainer, module, keeper, (train, validation)
 
