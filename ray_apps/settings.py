@@ -45,7 +45,7 @@ class ServeSettings(StackSettings):
     max_queued_requests: int = Field(64, ge=0, le=65_536, description="Requests that wait beyond those; more are answered 503.")
     max_recommendations: int = Field(50, ge=1, le=1000)
 
-    candidates: int = Field(150, ge=10, le=400, description="Nearest rewards that the ranker scores, beside the customer's own.")
+    candidates: int = Field(100, ge=10, le=400, description="Nearest rewards that the ranker scores, beside the customer's own.")
     explain_deadline_ms: int = Field(50, ge=0, le=60_000, description="Longest wait for what moved the scores; 0: reasons without it.")
     statistics_refresh_s: float = Field(300.0, gt=0, le=86_400, description="Pause between two counts of what is redeemed now.")
 

@@ -64,8 +64,9 @@ def _rows(served: Served, vector: np.ndarray, history: History, rules: Filter, m
     found = served.snapshot.index.search(vector, most, [rules])[0].rows
     if len(found) < most:  # everything that is allowed is there already
         return np.sort(found)
-    rows = np.union1d(found, nearest(history, served.stats))
-    return rows[served.snapshot.table.passes(rows, rules)]
+    more = np.setdiff1d(nearest(history, served.stats), found)
+    more = more[served.snapshot.table.passes(more, rules)] if len(more) else more
+    return np.sort(np.concatenate([found, more]))
 
 
 def of_share(ranking: Ranking, features: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
