@@ -1,0 +1,49 @@
+"""How much better than its peers is the recommender? Runs the scorecard and keeps it with its circumstances.
+
+python -m benchmarks.bench_scorecard online_retail_ii movielens_100k      results/scorecard_<data>.json for each
+python -m benchmarks.bench_scorecard --taken FILE                         keeps what `regulars evaluate recommender --json` printed
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import record, write_json
+
+PACKAGES = ("torch", "numpy", "implicit", "duckdb", "pytorch-lightning")
+
+
+def measured(data: str, home: Path) -> dict[str, Any]:
+    """The scorecard of one data set, in a process of its own."""
+    command = [sys.executable, "-m", "regulars", "evaluate", "recommender", "--data", data, "--home", str(home), "--json"]
+    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return found
+
+
+def keep(result: dict[str, Any]) -> Path:
+    """Write results/scorecard_<data>.json."""
+    question = "How much better than its peers is the recommender?"
+    ratio = result["ratio_to_best_peer"]
+    print(f"{result['data']} ({result['split']}): x{ratio['value']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}] of {result['best_peer']}")
+    name = f"scorecard_{Path(result['data']).name}"
+    return write_json(name, {**record(question, {"seed": result["seed"]}, PACKAGES), "result": result})
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="*", help="names or folders, as for regulars evaluate recommender --data")
+    parser.add_argument("--home", type=Path, default=Path("var"), help="where imports are kept")
+    parser.add_argument("--taken", type=Path, action="append", default=[], help="a file that holds the JSON object already")
+    asked = parser.parse_args()
+    for result in [*(json.loads(f.read_text(encoding="utf-8")) for f in asked.taken), *(measured(d, asked.home) for d in asked.data)]:
+        print(f"Written: {keep(result)}")
+
+
+if __name__ == "__main__":
+    main()
