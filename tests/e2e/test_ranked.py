@@ -188,9 +188,8 @@ def claims(
 
     def category(sentence: str) -> bool:
         name = rewards[reward]["category"]
-        everyone = [
-            rewards[r]["category"] for (r,) in connection.execute("SELECT reward_id FROM events WHERE event_type = 'redemption'").fetchall()
-        ]
+        every = connection.execute("SELECT reward_id FROM events WHERE event_type = 'redemption'").fetchall()
+        everyone = [rewards[r]["category"] for (r,) in every if r in rewards]  # an app may send a reward that no catalogue has
         mine = [rewards[r]["category"] for r, _ in redeemed]
         others, total = everyone.count(name) - mine.count(name), len(everyone) - len(mine)
         ratio = (mine.count(name) / len(mine)) / (others / total)
