@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.realdata, pytest.mark.timeout(900)]
 def test_imported_history_is_trained_served_and_answered(name: str, realdata: Path, tmp_path: Path, tools: SimpleNamespace) -> None:
     home = tmp_path / "home"
     small = {"REGULARS_TRAIN_MAX_EXAMPLES": "6000", "REGULARS_TRAIN_MAX_TEST": "1000", "REGULARS_TRAIN_MAX_VALIDATION": "300"}
+    small |= {"REGULARS_TRAIN_CALIBRATION_CUSTOMERS": "300", "REGULARS_TRAIN_RANKER_EPOCHS": "3"}
     for arguments in (("data", "import", name, "--from", str(realdata / name)), ("train", "recommender", "--epochs", "2"), ("export",)):
         done = tools.regulars(home, *arguments, environment=small)
         assert done.returncode == 0, done.stderr
