@@ -1,6 +1,6 @@
 """How much better than its peers is the recommender? Runs the scorecard and keeps it with its circumstances.
 
-python -m benchmarks.bench_scorecard online_retail_ii movielens_100k      results/scorecard_<data>.json for each
+python -m benchmarks.bench_scorecard online_retail_ii movielens_100k      results/scorecard_<data>_<split>.json each
 python -m benchmarks.bench_scorecard --taken FILE                         keeps what `regulars evaluate recommender --json` printed
 """
 
@@ -26,11 +26,11 @@ def measured(data: str, home: Path) -> dict[str, Any]:
 
 
 def keep(result: dict[str, Any]) -> Path:
-    """Write results/scorecard_<data>.json."""
+    """Write results/scorecard_<data>_<split>.json."""
     question = "How much better than its peers is the recommender?"
     ratio = result["ratio_to_best_peer"]
     print(f"{result['data']} ({result['split']}): x{ratio['value']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}] of {result['best_peer']}")
-    name = f"scorecard_{Path(result['data']).name}"
+    name = f"scorecard_{Path(result['data']).name}_{result['split']}"
     return write_json(name, {**record(question, {"seed": result["seed"]}, PACKAGES), "result": result})
 
 
