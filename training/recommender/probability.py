@@ -27,7 +27,9 @@ from contracts.errors import ArtifactError
 from features import asof
 from training import metrics
 from training.recommender.calibrate import MOMENTS, active_customers, common_horizon, fit_logistic
+from training.recommender.candidates import Candidates
 from training.recommender.data import DAY_S, Dataset, Log, Queries, examples_table, seen_before
+from training.recommender.second_stage import viewed_after
 from training.settings import TrainSettings
 
 TOP, OTHERS = 20, 20
@@ -70,7 +72,8 @@ def observe(
     indptr, rows, logits = score(queries)
     owner = np.repeat(np.arange(len(queries)), np.diff(indptr))
     redeemed, count = _followed(queries.log, queries, owner, rows, horizon_days)
-    viewed = _viewed(views, queries, owner, rows, horizon_days)
+    found = Candidates(indptr, rows, np.zeros((len(rows), 0), np.float32), redeemed)
+    viewed = viewed_after(views, queries, found, horizon_days)
     log_share = log_softmax(logits[:, 0].astype(np.float64), indptr)
     place = places(logits[:, 0], indptr)
     rng = np.random.default_rng([settings.seed, int(begin.min())])
@@ -127,25 +130,6 @@ def _followed(log: Log, queries: Queries, owner: np.ndarray, rows: np.ndarray, d
             out[part] = np.isin(rows[part], log.item[a:b])
             count[q] = out[part].sum()
     return out, count
-
-
-def _viewed(views: pa.Table, queries: Queries, owner: np.ndarray, rows: np.ndarray, days: float) -> np.ndarray:
-    """bool (sum K,): viewed in [as_of, as_of + days)."""
-    out = np.zeros(len(rows), dtype=bool)
-    if not views.num_rows:
-        return out
-    number = {key: i for i, key in enumerate(_keys(queries.log.customers))}
-    who = np.array([number.get(k, -1) for k in _keys(views)])
-    order = np.lexsort((views["time"].to_numpy(), who))
-    who, when, what = who[order], views["time"].to_numpy()[order], views["item"].to_numpy()[order]
-    bounds = np.searchsorted(owner, np.arange(len(queries) + 1))
-    for q in np.flatnonzero(queries.customer >= 0):
-        begin, end = np.searchsorted(who, [queries.customer[q], queries.customer[q] + 1])
-        a, b = begin + np.searchsorted(when[begin:end], [queries.as_of[q], queries.as_of[q] + days * DAY_S])
-        if b > a:
-            part = slice(bounds[q], bounds[q + 1])
-            out[part] = np.isin(rows[part], what[a:b])
-    return out
 
 
 def log_softmax(values: np.ndarray, indptr: np.ndarray) -> np.ndarray:
