@@ -1,6 +1,6 @@
 """Inputs and outputs of each served model. The `config.pbtxt` files, the exporters and the clients all answer to these.
 
-Letters: B batch, T steps, F features, A attributes, D embedding dim, P pair features.
+Letters: B batch, T steps, F features, A attributes, D embedding dim, P pair features, W weeks, C channels, S static features.
 """
 
 from __future__ import annotations
@@ -19,6 +19,15 @@ EMBEDDING_DIM = 64  # D
 PAIR_COUNT = 40  # P: what is known of one customer and one reward together (features.pairs)
 RANKER_HEADS = ("redeem", "view")
 OFFER_TYPE_COUNT = 8  # contracts.tables.REWARD_TYPES, in that order
+WEEK_COUNT = 52  # W: weekly steps of the sequence model, the newest last
+CHANNEL_COUNT = 12  # C: what one weekly step says (features.weekly)
+STATIC_COUNT = 40  # S: what is known of a customer beside the weeks (features.weekly)
+FACTORS = ("recency", "frequency", "monetary", "engagement", "redemption", "tenure", "feedback", "season")
+"""The named factors that a forecast is attributed to; each input of the sequence model belongs to one (features.weekly)."""
+HORIZONS_DAYS = (30, 60, 90)
+MONTH_COUNT = 12
+MONTH_DAYS = 30.4375
+STEP_COUNT = 10  # 30-day steps of the curve of the first silent period
 
 _TRITON = {"float32": "FP32", "int64": "INT64", "int32": "INT32", "uint8": "UINT8"}
 
@@ -99,6 +108,36 @@ NEXT_OFFER = ModelSpec(
 )
 MODELS: dict[str, ModelSpec] = {m.name: m for m in (USER_TOWER, ITEM_TOWER, RANKER, NEXT_OFFER)}
 """In the order of the request: a tensor of one name is the same tensor wherever it occurs (the towers' vectors are the ranker's inputs)."""
+
+_HISTORY = (
+    TensorSpec("weeks", "float32", (WEEK_COUNT, CHANNEL_COUNT)),  # newest last, zeros before the customer was known
+    TensorSpec("statics", "float32", (STATIC_COUNT,)),
+)
+_FORECAST = (
+    TensorSpec("churn", "float32", (len(HORIZONS_DAYS),)),  # P(no purchase in the next 30, 60, 90 days), calibrated; falls with the horizon
+    TensorSpec("silent_by", "float32", (STEP_COUNT,)),  # P(the first 90 silent days begin by day 0, 30, .. 270); its first is churn at 90
+    TensorSpec("purchase_probability", "float32", (MONTH_COUNT,)),  # P(at least one purchase in month 1..12)
+    TensorSpec("spend", "float32", (MONTH_COUNT,)),  # expected net spend of each month; they add up to the predicted CLV
+    TensorSpec("spend_interval", "float32", (2,)),  # 80 % interval of the 12 months' sum
+)
+SEQUENCE = ModelSpec(
+    "sequence",
+    inputs=_HISTORY,
+    outputs=(*_FORECAST, TensorSpec("impact_estimates", "float32", (len(FACTORS),))),  # learned from the exact ones; for batches
+    max_batch_size=1024,
+)
+SEQUENCE_FACTORS = ModelSpec(
+    "sequence_factors",  # the same weights, run on every coalition of factors: exact Shapley values of churn at 90 days
+    inputs=_HISTORY,
+    outputs=(
+        *_FORECAST,
+        TensorSpec("impacts", "float32", (len(FACTORS),)),  # add up to churn at 90 days less `reference`
+        TensorSpec("reference", "float32", (1,)),  # churn at 90 days of the reference customer
+    ),
+    max_batch_size=16,
+)
+SEQUENCE_MODELS: dict[str, ModelSpec] = {m.name: m for m in (SEQUENCE, SEQUENCE_FACTORS)}
+"""The models of one version of `sequence`, deployed together and apart from the recommender's."""
 
 
 def difference(found: np.ndarray, expected: np.ndarray) -> float:

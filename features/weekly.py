@@ -1,0 +1,228 @@
+"""A customer's history week by week: the inputs of the sequence model, for many customers at once or for one.
+
+The raw material is one row per customer and day with ten sums (`DAILY`). From it come, for an as-of day, 52 weekly steps of twelve channels
+and forty static features. Weeks count back from the as-of day, so the newest step is always a whole week. Nothing of the as-of day itself or
+later is used: an as-of day `d` stands for midnight at its beginning (a request during day `d - 1` uses what that day has seen so far).
+
+Letters: C customers, m rows of days, W = 52 weeks, K = 10 daily sums, n rows of the result.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from contracts.tensors import CHANNEL_COUNT, FACTORS, STATIC_COUNT, WEEK_COUNT
+from features.definitions import DAY_S, ENGAGEMENT, epoch_seconds, signed_log1p
+
+DAILY = ("purchases", "spend", "discount", "engagement", "offers", "views", "redemptions", "negative", "tickets", "bad_tickets")
+"""Sums kept of each day, in this order. A purchase is a transaction that is not a return (amount >= 0); spend is net of returns."""
+PURCHASES, SPEND, DISCOUNT, ENGAGED, OFFERS, VIEWS, REDEMPTIONS, NEGATIVE, TICKETS, BAD = range(len(DAILY))
+MONEY_SUMS = (SPEND, DISCOUNT)
+
+CHANNELS = (*DAILY, "gap", "known")
+"""Of a weekly step: the ten sums, the weeks since the last purchase at its end, and whether the customer was known by then."""
+CHANNEL_FACTORS = (
+    "frequency", "monetary", "monetary", "engagement", "engagement", "engagement", "redemption",
+    "feedback", "feedback", "feedback", "recency", "tenure",
+)  # fmt: skip
+NEVER_DAYS = 3650.0
+_WINDOWS: dict[str, tuple[int, tuple[float, ...], str]] = {
+    "purchases": (PURCHASES, (30, 90, 180, 365, math.inf), "frequency"),
+    "spend": (SPEND, (30, 90, 365, math.inf), "monetary"),
+    "engagement": (ENGAGED, (30, 90), "engagement"),
+    "offers": (OFFERS, (30, 90), "engagement"),
+    "views": (VIEWS, (30, 90), "engagement"),
+    "redemptions": (REDEMPTIONS, (30, 90, 365, math.inf), "redemption"),
+    "tickets": (TICKETS, (90, 365), "feedback"),
+    "bad_tickets": (BAD, (90, 365), "feedback"),
+    "negative": (NEGATIVE, (365,), "feedback"),
+}
+_WINDOWED = tuple((f"{name}_{'ever' if days == math.inf else f'{days}d'}", f) for name, (_, spans, f) in _WINDOWS.items() for days in spans)
+_OTHERS = (
+    ("days_since_purchase", "recency"), ("overdue", "recency"), ("purchase_days", "frequency"), ("usual_gap", "frequency"),
+    ("quickening", "frequency"), ("basket", "monetary"), ("discount_share", "monetary"), ("days_since_engagement", "engagement"),
+    ("days_since_redemption", "redemption"), ("tenure", "tenure"), ("days_since_first_purchase", "tenure"),
+    ("days_since_bad_ticket", "feedback"),
+    ("year_sin", "season"), ("year_cos", "season"), ("half_year_sin", "season"), ("half_year_cos", "season"),
+)  # fmt: skip
+STATICS = tuple(name for name, _ in (*_WINDOWED, *_OTHERS))
+STATIC_FACTORS = tuple(factor for _, factor in (*_WINDOWED, *_OTHERS))
+assert len(STATICS) == STATIC_COUNT  # noqa: S101 - our own mistake, at import
+assert len(CHANNELS) == CHANNEL_COUNT == len(CHANNEL_FACTORS)  # noqa: S101
+assert set(STATIC_FACTORS) == set(FACTORS)  # noqa: S101
+
+
+@dataclass(frozen=True)
+class DailyHistory:
+    """Days of C customers on which something happened, sorted by customer and day.
+
+    Attributes:
+        starts: int64 (C + 1,): customer c has the rows starts[c] .. starts[c + 1].
+        days: int32 (m,), days since 1970-01-01 (UTC).
+        sums: float32 (m, 10), see `DAILY`.
+        joined: int32 (C,), day of joining, or the day of the first row where that is earlier or joining is unknown.
+    """
+
+    starts: np.ndarray
+    days: np.ndarray
+    sums: np.ndarray
+    joined: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.joined)
+
+
+def as_of_day(as_of: datetime) -> int:
+    """The first day that does not count: that of a midnight itself, else the day after."""
+    return math.ceil(epoch_seconds(as_of) / DAY_S)
+
+
+_EVENT_SUMS = {
+    "engagement": ENGAGEMENT, "offers": ("offer_received",), "views": ("offer_viewed",), "redemptions": ("redemption",),
+    "negative": ("reward_dismissed", "unsubscribe"),
+}  # fmt: skip
+_COUNTS = ", ".join(
+    f"count(*) FILTER (event_type IN ({', '.join(repr(t) for t in kinds)}))::FLOAT AS {name}" for name, kinds in _EVENT_SUMS.items()
+)
+_COUNTED = ", ".join(repr(t) for kinds in _EVENT_SUMS.values() for t in kinds)
+_DAILY_SUMS = ", ".join(f"coalesce(sum({name}), 0)::FLOAT AS {name}" for name in DAILY)
+_DAY = "(epoch_us({}) // 86400000000)::INTEGER AS day"
+WANTED = "history_customers"
+"""Name of the relation (business_id, customer_id, code) that must be registered before `DAILY_SQL` runs."""
+_MINE = "JOIN " + WANTED + " w ON w.business_id = x.business_id AND w.customer_id = x.customer_id"
+# Identifiers and literals are our own constants, never a user's text; $until is bound.
+DAILY_SQL = f"""
+WITH parts AS (
+    SELECT code, {_DAY.format("occurred_at")}, count(*) FILTER (amount >= 0)::FLOAT AS purchases, sum(amount)::FLOAT AS spend,
+           coalesce(sum(discount_amount), 0)::FLOAT AS discount
+    FROM transactions x {_MINE} WHERE occurred_at < $until GROUP BY ALL
+    UNION ALL BY NAME
+    SELECT code, {_DAY.format("occurred_at")}, {_COUNTS}
+    FROM events x {_MINE} WHERE occurred_at < $until AND event_type IN ({_COUNTED}) GROUP BY ALL
+    UNION ALL BY NAME
+    SELECT code, {_DAY.format("created_at")}, count(*)::FLOAT AS tickets,
+           count(*) FILTER (sentiment = 'NEGATIVE' OR rating <= 2)::FLOAT AS bad_tickets
+    FROM tickets x {_MINE} WHERE created_at < $until GROUP BY ALL)
+SELECT code, day, {_DAILY_SUMS} FROM parts GROUP BY code, day ORDER BY code, day
+"""  # noqa: S608
+
+
+def read(connection: duckdb.DuckDBPyConnection, customers: pa.Table, until: datetime) -> DailyHistory:
+    """The days of some customers before an instant.
+
+    Args:
+        connection: with the warehouse's tables.
+        customers: columns business_id, customer_id; distinct. The row is the customer's code.
+    """
+    coded = customers.select(["business_id", "customer_id"]).append_column("code", pa.array(np.arange(customers.num_rows)))
+    connection.register(WANTED, coded)
+    try:
+        table = connection.sql(DAILY_SQL, params={"until": until}).to_arrow_table()
+        joined: Any = connection.sql(
+            f"SELECT w.code, (epoch_us(x.joined_at) // 86400000000)::INTEGER AS day FROM customers x {_MINE} WHERE x.joined_at IS NOT NULL"  # noqa: S608
+        ).to_arrow_table()
+    finally:
+        connection.unregister(WANTED)
+    codes = table["code"].to_numpy()
+    starts = np.searchsorted(codes, np.arange(customers.num_rows + 1))
+    days = table["day"].to_numpy().astype(np.int32)
+    first = np.full(customers.num_rows, np.iinfo(np.int32).max, dtype=np.int32)
+    has = starts[1:] > starts[:-1]
+    first[has] = days[starts[:-1][has]]
+    stated = np.full(customers.num_rows, np.iinfo(np.int32).max, dtype=np.int32)
+    stated[joined["code"].to_numpy()] = joined["day"].to_numpy()
+    sums = np.stack([table[name].to_numpy() for name in DAILY], axis=1) if table.num_rows else np.zeros((0, len(DAILY)), dtype=np.float32)
+    return DailyHistory(starts, days, np.ascontiguousarray(sums, dtype=np.float32), np.minimum(first, stated))
+
+
+def tensors(history: DailyHistory, as_of_day: int) -> dict[str, np.ndarray]:
+    """The sequence model's inputs for every customer of a history, as of the beginning of a day.
+
+    Returns:
+        weeks float32 (C, 52, 12) and statics float32 (C, 40), finite.
+    """
+    count = len(history)
+    owner = np.repeat(np.arange(count), np.diff(history.starts))
+    before = history.days < as_of_day
+    owner, days, sums = owner[before], history.days[before], history.sums[before]
+    age = as_of_day - 1 - days  # 0 = the day before the as-of day
+    return {
+        "weeks": _weeks(count, owner, age, sums, as_of_day - history.joined),
+        "statics": _statics(count, owner, age, sums, history, as_of_day),
+    }
+
+
+def _weeks(count: int, owner: np.ndarray, age: np.ndarray, sums: np.ndarray, tenure: np.ndarray) -> np.ndarray:
+    out = np.zeros((count, WEEK_COUNT, CHANNEL_COUNT), dtype=np.float32)
+    step = WEEK_COUNT - 1 - age // 7
+    inside = step >= 0
+    cell = owner[inside] * WEEK_COUNT + step[inside]
+    if len(cell):  # rows are sorted by customer and day, so equal cells are neighbours
+        begins = np.flatnonzero(np.r_[True, cell[1:] != cell[:-1]])
+        out.reshape(count * WEEK_COUNT, CHANNEL_COUNT)[cell[begins], : len(DAILY)] = np.add.reduceat(sums[inside], begins, axis=0)
+    out[..., : len(DAILY)] = signed_log1p(out[..., : len(DAILY)])
+    ends = np.arange(WEEK_COUNT - 1, -1, -1) * 7  # age in days of the last day of each week
+    bought = sums[:, PURCHASES] > 0
+    last = np.full((count, WEEK_COUNT), -1, dtype=np.int64)
+    if bought.any():
+        week = np.clip(WEEK_COUNT - 1 - age[bought] // 7, 0, None)
+        last[owner[bought], week] = -age[bought] + 1_000_000  # days of one customer ascend: the last one written is the newest
+        last = np.maximum.accumulate(last, axis=1)
+    gap = np.where(last > 0, 1_000_000 - last - ends, NEVER_DAYS)
+    out[..., len(DAILY)] = np.log1p(np.maximum(gap, 0) / 7.0)
+    out[..., len(DAILY) + 1] = tenure[:, None] > ends
+    out[..., len(DAILY)] *= out[..., len(DAILY) + 1]
+    return out
+
+
+def _statics(count: int, owner: np.ndarray, age: np.ndarray, sums: np.ndarray, history: DailyHistory, as_of_day: int) -> np.ndarray:
+    columns: dict[str, np.ndarray] = {}
+    for name, (channel, spans, _) in _WINDOWS.items():
+        value = sums[:, channel].astype(np.float64)
+        for days in spans:
+            total = np.bincount(owner, weights=np.where(age < days, value, 0.0), minlength=count)
+            columns[f"{name}_{'ever' if days == math.inf else f'{days}d'}"] = signed_log1p(total)
+    bought = sums[:, PURCHASES] > 0
+    recency, first = _ends(count, owner[bought], age[bought])
+    days_bought = np.bincount(owner[bought], minlength=count).astype(np.float64)
+    usual = np.where(days_bought > 1, (first - recency) / np.maximum(days_bought - 1, 1), np.nan)
+    gap = np.where(np.isnan(usual), np.maximum(first, 30.0), np.maximum(usual, 1.0))  # one purchase: as long as that is known
+    half = np.bincount(owner[bought], weights=(age[bought] < 90), minlength=count)
+    before = np.bincount(owner[bought], weights=((age[bought] >= 90) & (age[bought] < 180)), minlength=count)
+    spend, discount = (np.bincount(owner, weights=sums[:, c], minlength=count) for c in (SPEND, DISCOUNT))
+    baskets = np.bincount(owner, weights=sums[:, PURCHASES], minlength=count)
+    columns |= {
+        "days_since_purchase": np.log1p(recency),
+        "overdue": np.log1p(np.minimum(recency, NEVER_DAYS) / gap),
+        "purchase_days": np.log1p(days_bought),
+        "usual_gap": np.log1p(gap),
+        "quickening": np.log1p(half) - np.log1p(before),
+        "basket": signed_log1p(spend / np.maximum(baskets, 1.0)),
+        "discount_share": np.clip(discount / np.maximum(spend + discount, 1e-9), 0.0, 1.0),
+        "days_since_engagement": np.log1p(_ends(count, owner[(e := sums[:, ENGAGED] > 0)], age[e])[0]),
+        "days_since_redemption": np.log1p(_ends(count, owner[(r := sums[:, REDEMPTIONS] > 0)], age[r])[0]),
+        "tenure": np.log1p(np.maximum(as_of_day - 1 - history.joined.astype(np.int64), 0)),
+        "days_since_first_purchase": np.log1p(first),
+        "days_since_bad_ticket": np.log1p(_ends(count, owner[(b := sums[:, BAD] > 0)], age[b])[0]),
+    }
+    angle = 2.0 * np.pi * as_of_day / 365.2425
+    for name, wave in zip(STATICS[-4:], (math.sin(angle), math.cos(angle), math.sin(2 * angle), math.cos(2 * angle)), strict=True):
+        columns[name] = np.full(count, wave)
+    return np.stack([columns[name] for name in STATICS], axis=1).astype(np.float32)
+
+
+def _ends(count: int, owner: np.ndarray, age: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Age in days of the newest and of the oldest row of each customer, float64 (C,); ten years where there is none."""
+    newest, oldest = np.full(count, NEVER_DAYS), np.full(count, NEVER_DAYS)
+    if len(owner):
+        begins = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
+        oldest[owner[begins]] = age[begins]
+        newest[owner[np.r_[begins[1:], len(owner)] - 1]] = age[np.r_[begins[1:], len(owner)] - 1]
+    return newest, oldest

@@ -1,0 +1,1 @@
+"""Sequence model: who leaves, when, and what they are worth."""
