@@ -95,8 +95,8 @@ def span(connection: duckdb.DuckDBPyConnection, business_id: str | None = None) 
     sql = "SELECT epoch_us(min(occurred_at)) // 86400000000, epoch_us(max(occurred_at)) // 86400000000 FROM transactions"
     found = connection.sql(
         sql + (" WHERE business_id = $business" if business_id else ""), params={"business": business_id} if business_id else None
-    ).fetchone()
-    if found is None or found[0] is None:
+    ).fetchall()[0]
+    if found[0] is None:
         raise ArtifactError("the warehouse holds no transactions, a history needs some. Bring data in: regulars data")
     return int(found[0]), int(found[1]) + 1
 
