@@ -9,7 +9,7 @@ from pathlib import Path
 
 from contracts.bundle import file_sha256
 from contracts.errors import ArtifactError, ContractError
-from warehouse.importers import generic, movielens_100k, online_retail_ii, starbucks_rewards
+from warehouse.importers import cdnow, generic, movielens_100k, online_retail_ii, starbucks_rewards
 from warehouse.importers.common import Importer, Notes
 from warehouse.store import LandingReport, Warehouse
 
@@ -17,6 +17,7 @@ IMPORTERS: dict[str, Importer] = {
     "starbucks_rewards": starbucks_rewards.tables,
     "online_retail_ii": online_retail_ii.tables,
     "movielens_100k": movielens_100k.tables,
+    "cdnow": cdnow.tables,
 }
 
 

@@ -95,3 +95,18 @@ def movielens(tmp_path: Path) -> Path:
         {"user_id": 1, "movie_id": 2, "rating": 3, "rated_at": datetime(1998, 1, 1, 11)},
     ], rated_at=pa.timestamp("us", "UTC"))  # fmt: skip
     return folder
+
+
+@pytest.fixture
+def cdnow(tmp_path: Path) -> Path:
+    """Two buyers: one with two rows on a day, one whose purchase cost nothing."""
+    folder = tmp_path / "cds"
+    rows = [
+        (1, datetime(1997, 1, 1), 1, 11.77),
+        (1, datetime(1997, 1, 12), 1, 12.0),
+        (1, datetime(1997, 1, 12), 5, 77.0),
+        (12, datetime(1997, 3, 2), 2, 0.0),
+    ]
+    names = ("customer_id", "date", "cds", "amount_usd")
+    write(folder, "transactions", [dict(zip(names, row, strict=True)) for row in rows], date=pa.timestamp("us"))
+    return folder

@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -121,9 +122,32 @@ def test_movielens_threshold_is_a_parameter(movielens: Path) -> None:
     assert sum(e["event_type"] == "redemption" for e in events) == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "fixture"), [("starbucks_rewards", "starbucks"), ("online_retail_ii", "online_retail"), ("movielens_100k", "movielens")]
-)
+def test_cdnow_rows_of_one_day_are_one_purchase_and_free_ones_stay(tmp_path: Path, cdnow: Path) -> None:
+    tables, notes = imported(tmp_path, "cdnow", cdnow)
+    assert {t["transaction_id"]: (t["customer_id"], t["occurred_at"], t["amount"]) for t in tables["transactions"]} == {
+        "shop:1:19970101": ("1", datetime(1997, 1, 1, tzinfo=UTC), Decimal("11.7700")),
+        "shop:1:19970112": ("1", datetime(1997, 1, 12, tzinfo=UTC), Decimal("89.0000")),
+        "shop:12:19970302": ("12", datetime(1997, 3, 2, tzinfo=UTC), Decimal("0.0000")),
+    }
+    assert sorted(i["quantity"] for i in tables["transaction_items"]) == [1, 2, 6]
+    assert {c["customer_id"]: c["joined_at"].date().isoformat() for c in tables["customers"]} == {"1": "1997-01-01", "12": "1997-03-02"}
+    assert notes[0].startswith("1 rows merged")
+    assert notes[1] == "1 purchases of amount 0 stay"
+
+
+def test_cdnow_leaves_out_rows_without_customer_day_or_amount(tmp_path: Path, cdnow: Path) -> None:
+    file = cdnow / "transactions.parquet"
+    rows = pq.read_table(file)
+    pq.write_table(rows.set_column(3, "amount_usd", pa.array([None, 12.0, 77.0, 0.0])), file)
+    tables, notes = imported(tmp_path, "cdnow", cdnow)
+    assert sorted(t["transaction_id"] for t in tables["transactions"]) == ["shop:12:19970302", "shop:1:19970112"]
+    assert notes[0] == "1 rows left out: no customer, day or amount"
+
+
+FIXTURES = {"starbucks_rewards": "starbucks", "online_retail_ii": "online_retail", "movielens_100k": "movielens", "cdnow": "cdnow"}
+
+
+@pytest.mark.parametrize(("name", "fixture"), FIXTURES.items())
 def test_importing_again_changes_nothing_and_two_businesses_do_not_mix(
     tmp_path: Path, request: pytest.FixtureRequest, name: str, fixture: str
 ) -> None:
@@ -147,7 +171,7 @@ def test_missing_folder_file_or_column_is_told(tmp_path: Path, request: pytest.F
     (tmp_path / "empty").mkdir()
     with pytest.raises(ArtifactError, match="no file"):
         import_into(warehouse, name, tmp_path / "empty", "shop")
-    fixture = {"starbucks_rewards": "starbucks", "online_retail_ii": "online_retail", "movielens_100k": "movielens"}[name]
+    fixture = FIXTURES[name]
     folder = request.getfixturevalue(fixture)
     file = sorted(folder.glob("*.parquet"))[0]
     pq.write_table(pq.read_table(file).drop_columns(["customer_id" if fixture != "movielens" else "title"]), file)
@@ -225,3 +249,16 @@ def test_movielens_counts_are_those_of_the_public_set(tmp_path: Path, realdata: 
     assert (landed["rewards"], landed["customers"]) == (1_682, 943)
     with warehouse.connect() as connection:
         assert connection.execute("SELECT count(*) FROM events WHERE event_type = 'review'").fetchone() == (80_000,)
+
+
+@pytest.mark.realdata
+def test_cdnow_counts_are_those_of_the_public_set(tmp_path: Path, realdata: Path) -> None:
+    warehouse = Warehouse(tmp_path)
+    reports = {r.table: r for r in import_into(warehouse, "cdnow", realdata / "cdnow", "cds")}
+    assert all(r.duplicates == r.rejected == 0 for r in reports.values())
+    rows = pq.read_table(realdata / "cdnow" / "transactions.parquet", columns=["customer_id", "date"])
+    days = rows.group_by(["customer_id", "date"]).aggregate([]).num_rows
+    assert (reports["customers"].landed, reports["transactions"].landed) == (18_831, days)
+    with warehouse.connect() as connection:
+        latest = connection.execute("SELECT max(joined_at) < TIMESTAMPTZ '1997-04-01 00:00:00+00' FROM customers").fetchone()
+    assert latest == (True,)
