@@ -1,5 +1,8 @@
 """A model bundle: one folder with everything that a model needs to be served, and its record.
 
+There are two (`BUNDLES`), each with versions, a deployed one and models on Triton of its own: the recommender `two-tower`, described here,
+and `sequence`, described in contracts/sequence.py.
+
 <models dir>/two-tower/<version>/
     manifest.json      BundleManifest: who made it from what, and the checksum of each file
     user_tower.onnx item_tower.onnx ranker.onnx next_offer.onnx
@@ -20,15 +23,17 @@ import hashlib
 import json
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from contracts.errors import ArtifactError
+from contracts import sequence
+from contracts.errors import ArtifactError, ConfigError
 from contracts.tables import REWARD_TYPES
-from contracts.tensors import FEATURE_COUNT, MODELS
+from contracts.tensors import FEATURE_COUNT, MODELS, SEQUENCE_MODELS, ModelSpec
 
 MODEL_NAME = "two-tower"
 PAD, UNKNOWN = "<pad>", "<unknown>"
@@ -36,7 +41,48 @@ FILES = (
     *(f"{name}.onnx" for name in MODELS), "vocabulary.json", "rewards.parquet", "item_vectors.npy", "calibration.json", "ranking.json",
     "item_stats.npz", "offer_types.json", "golden.npz",
 )  # fmt: skip
-"""What a bundle holds beside its manifest."""
+"""What a bundle of `two-tower` holds beside its manifest."""
+
+
+@dataclass(frozen=True)
+class BundleSpec:
+    """One kind of bundle.
+
+    Attributes:
+        name: the folder of its versions, its name in the registry and in `modelVersion`.
+        models: what its versions put on Triton, by name, in the order of a request.
+        files: what a version holds beside its manifest.
+        train: the command that makes a run of it.
+    """
+
+    name: str
+    models: dict[str, ModelSpec]
+    files: tuple[str, ...]
+    train: str
+
+
+BUNDLES: dict[str, BundleSpec] = {
+    b.name: b
+    for b in (
+        BundleSpec(MODEL_NAME, MODELS, FILES, "regulars train recommender"),
+        BundleSpec(sequence.MODEL_NAME, SEQUENCE_MODELS, sequence.FILES, "regulars train sequence"),
+    )
+}
+"""By name. No model on Triton belongs to two of them, so their versions are counted apart."""
+SERVED_MODELS: dict[str, ModelSpec] = {name: spec for b in BUNDLES.values() for name, spec in b.models.items()}
+"""Every model of every bundle, by its name on Triton."""
+
+
+def bundle_spec(name: str) -> BundleSpec:
+    """The bundle of a name.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    try:
+        return BUNDLES[name]
+    except KeyError:
+        raise ConfigError(f"there is no bundle {name!r}, must be one of {', '.join(BUNDLES)}. Correct the name") from None
 
 
 class Calibration(BaseModel):
@@ -187,11 +233,12 @@ class BundleManifest(BaseModel):
 
 def require_files(manifest: BundleManifest, folder: Path) -> None:
     """Raise ArtifactError where a bundle is of a version of this program that made fewer files."""
-    missing = sorted(set(FILES) - set(manifest.files))
+    spec = bundle_spec(manifest.model)
+    missing = sorted(set(spec.files) - set(manifest.files))
     if missing:
         raise ArtifactError(
             f"bundle {folder} lacks {', '.join(missing)}: it was made before these were served. "
-            "Train and export again: regulars train recommender; regulars export"
+            f"Train and export again: {spec.train}; regulars export"
         )
 
 
@@ -223,26 +270,30 @@ def read_manifest(folder: Path, verify: bool = True) -> BundleManifest:
 
 
 def deployed_version(models_dir: Path, model: str = MODEL_NAME) -> str:
-    """The version that is to be served.
+    """The version of a bundle that is to be served.
 
     Raises:
         ArtifactError: nothing was deployed yet.
+        ConfigError: there is no bundle of that name.
     """
+    train = bundle_spec(model).train
     path = models_dir / model / "deployed.json"
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["version"])
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise ArtifactError(
-            f"no deployed {model} under {models_dir} ({exc}). Train and export one: regulars train recommender; regulars export"
+            f"no deployed {model} under {models_dir} ({exc}). Train and export one: {train}; regulars export --model {model}"
         ) from exc
 
 
 def deploy(models_dir: Path, version: str, model: str = MODEL_NAME) -> None:
-    """Make `version` the one to be served; atomic, a reader sees the old or the new one.
+    """Make `version` of a bundle the one to be served; atomic, a reader sees the old or the new one. The other bundles stay as they are.
 
     Raises:
         ArtifactError: that version's bundle is missing or damaged.
+        ConfigError: there is no bundle of that name.
     """
+    bundle_spec(model)
     read_manifest(models_dir / model / version)
     path = models_dir / model / "deployed.json"
     temporary = path.with_suffix(f".{os.getpid()}.tmp")

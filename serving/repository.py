@@ -5,6 +5,7 @@
 
 Everything is prepared in `<repository>.staging` beside it and comes in by one rename per model, so that at any instant, also after
 SIGKILL, the repository holds only whole versions and loads. A version never changes. The newest few are kept, and always the deployed one.
+The bundles (`contracts.bundle.BUNDLES`) have models of different names, so each is added and pruned by its own version numbers.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from google.protobuf import text_format
 from pydantic import Field
 from tritonclient.grpc import model_config_pb2
 
-from contracts.bundle import deployed_version, file_sha256, read_manifest
+from contracts.bundle import SERVED_MODELS, bundle_spec, deployed_version, file_sha256, read_manifest
 from contracts.errors import ArtifactError, ConfigError
 from contracts.settings import StackSettings, settings_config
-from contracts.tensors import MODELS, ModelSpec
+from contracts.tensors import ModelSpec
 
 TEMPLATES = Path(__file__).resolve().parent / "triton_repo"
 Target = Literal["onnxruntime", "tensorrt"]
@@ -41,16 +42,16 @@ class RepositorySettings(StackSettings):
 
 
 def build(
-    bundle_dir: Path, repository: Path, models: Sequence[str] = tuple(MODELS), keep: int | None = None, target: Target = "onnxruntime"
+    bundle_dir: Path, repository: Path, models: Sequence[str] | None = None, keep: int | None = None, target: Target = "onnxruntime"
 ) -> list[Path]:
     """Add a bundle's models to the repository as the bundle's version, and let go of versions beyond the newest `keep`.
 
     Safe to repeat: what is there with the same content stays as it is. One builder at a time (file lock).
 
     Args:
-        bundle_dir: `<models dir>/two-tower/<version>`; version is a whole number from 1.
-        repository: Triton's model repository; made when missing.
-        models: names of `contracts.tensors.MODELS`.
+        bundle_dir: `<models dir>/<bundle>/<version>`; version is a whole number from 1. Which bundle it is, its manifest says.
+        repository: Triton's model repository; made when missing. The models of other bundles in it are left alone.
+        models: names of models of that bundle; all of them when None.
         keep: versions of each model to keep; RepositorySettings' when None.
         target: `onnxruntime` takes `<model>.onnx`, `tensorrt` takes `engines/<model>.plan` of the bundle.
 
@@ -59,19 +60,20 @@ def build(
 
     Raises:
         ArtifactError: the bundle is damaged, not a numbered version, lacks a file, or that version is there with other content.
-        ConfigError: an unknown model.
+        ConfigError: an unknown bundle, or a model that is not of it.
     """
-    unknown = sorted(set(models) - set(MODELS))
-    if unknown:
-        raise ConfigError(f"{', '.join(unknown)} is not a served model, must be one of {', '.join(MODELS)}. Correct the name")
     version = _version_of(bundle_dir)
-    read_manifest(bundle_dir)
-    sources = {name: _source(bundle_dir, name, target) for name in models}
+    spec = bundle_spec(read_manifest(bundle_dir).model)
+    names = tuple(spec.models) if models is None else tuple(models)
+    unknown = sorted(set(names) - set(spec.models))
+    if unknown:
+        raise ConfigError(f"{', '.join(unknown)} is not a model of {spec.name}, must be one of {', '.join(spec.models)}. Correct the name")
+    sources = {name: _source(bundle_dir, name, target) for name in names}
     limit = RepositorySettings.load().keep_versions if keep is None else keep
     with _staging(repository) as staging:
         folders = [_add(repository, staging, name, version, source, target) for name, source in sources.items()]
-        keep_also = {version, _deployed(bundle_dir)}
-        for name in models:
+        keep_also = {version, _deployed(bundle_dir, spec.name)}
+        for name in names:
             _prune(repository / name, staging, limit, keep_also)
     return folders
 
@@ -116,7 +118,7 @@ def config_text(model: str, target: Target) -> str:
     """
     path = TEMPLATES / model / "config.pbtxt"
     config = read_config(path)
-    check_config(config, MODELS[model])
+    check_config(config, SERVED_MODELS[model])
     if target == "onnxruntime":
         return path.read_text(encoding="utf-8")
     config.backend = "tensorrt"
@@ -145,9 +147,9 @@ def _source(bundle_dir: Path, model: str, target: Target) -> Path:
     return path
 
 
-def _deployed(bundle_dir: Path) -> str:
+def _deployed(bundle_dir: Path, bundle: str) -> str:
     try:
-        return deployed_version(bundle_dir.parent.parent, bundle_dir.parent.name)
+        return deployed_version(bundle_dir.parent.parent, bundle)
     except ArtifactError:
         return ""
 

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from contracts.bundle import (
+    BUNDLES,
     MODEL_NAME,
+    SERVED_MODELS,
     BundleManifest,
     Calibration,
     OfferType,
@@ -25,17 +27,17 @@ from contracts.bundle import (
     read_manifest,
     require_files,
 )
-from contracts.errors import ArtifactError
+from contracts.errors import ArtifactError, ConfigError
 from contracts.tables import REWARD_TYPES
 from contracts.tensors import FEATURE_COUNT
 
 
-def make(models: Path, version: str) -> Path:
-    folder = models / MODEL_NAME / version
+def make(models: Path, version: str, model: str = MODEL_NAME) -> Path:
+    folder = models / model / version
     folder.mkdir(parents=True)
     (folder / "user_tower.onnx").write_bytes(b"weights " + version.encode())
     manifest = BundleManifest(
-        model=MODEL_NAME, version=version, created_at="2026-11-21T00:00:00Z", data_version="d", code_version="c",
+        model=model, version=version, created_at="2026-11-21T00:00:00Z", data_version="d", code_version="c",
         as_of="2026-11-20T00:00:00Z", settings={}, metrics={}, files={"user_tower.onnx": file_sha256(folder / "user_tower.onnx")},
     )  # fmt: skip
     (folder / "manifest.json").write_text(manifest.model_dump_json())
@@ -51,6 +53,24 @@ def test_what_was_deployed_is_served(tmp_path: Path) -> None:
         deploy(tmp_path, version)
         assert deployed_version(tmp_path) == version
     assert sorted(p.name for p in (tmp_path / MODEL_NAME).iterdir()) == ["1", "2", "deployed.json"]  # nothing temporary is left
+
+
+def test_each_bundle_has_a_deployed_version_of_its_own(tmp_path: Path) -> None:
+    make(tmp_path, "7")
+    deploy(tmp_path, "7")
+    with pytest.raises(ArtifactError, match=r"no deployed sequence under .*regulars train sequence; regulars export --model sequence"):
+        deployed_version(tmp_path, "sequence")
+    make(tmp_path, "2", "sequence")
+    deploy(tmp_path, "2", "sequence")
+    assert (deployed_version(tmp_path), deployed_version(tmp_path, "sequence")) == ("7", "2")
+    for ask in (lambda: deployed_version(tmp_path, "towers"), lambda: deploy(tmp_path, "1", "towers")):
+        with pytest.raises(ConfigError, match=r"no bundle 'towers', must be one of two-tower, sequence"):
+            ask()
+
+
+def test_no_model_on_triton_belongs_to_two_bundles() -> None:
+    assert len(SERVED_MODELS) == sum(len(b.models) for b in BUNDLES.values())
+    assert all({f"{name}.onnx" for name in b.models} < set(b.files) for b in BUNDLES.values())
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "no manifest", "manifest cut", "manifest with more"])
@@ -183,4 +203,7 @@ def test_offer_types_give_a_probability_for_each_of_the_eight() -> None:
 def test_a_bundle_of_fewer_files_is_refused(tmp_path: Path) -> None:
     folder = make(tmp_path, "1")
     with pytest.raises(ArtifactError, match=r"lacks .*offer_types\.json, ranker\.onnx.*Train and export again"):
+        require_files(read_manifest(folder), folder)
+    folder = make(tmp_path, "1", "sequence")
+    with pytest.raises(ArtifactError, match=r"lacks forecast\.json, golden\.npz, sequence\.onnx.*regulars train sequence; regulars export"):
         require_files(read_manifest(folder), folder)

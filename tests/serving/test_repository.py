@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.bundle import MODEL_NAME, BundleManifest, deploy, file_sha256
+from contracts.bundle import BUNDLES, MODEL_NAME, SERVED_MODELS, BundleManifest, deploy, file_sha256
 from contracts.errors import ArtifactError, ConfigError
 from contracts.tensors import ITEM_TOWER, MODELS, USER_TOWER
 from serving import repository
@@ -20,13 +21,13 @@ class _Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
-def make_bundle(models_dir: Path, version: str, content: str = "") -> Path:
-    folder = models_dir / MODEL_NAME / version
+def make_bundle(models_dir: Path, version: str, content: str = "", bundle: str = MODEL_NAME) -> Path:
+    folder = models_dir / bundle / version
     folder.mkdir(parents=True)
-    for name in MODELS:
+    for name in BUNDLES[bundle].models:
         (folder / f"{name}.onnx").write_text(f"{name} {version} {content}")
     manifest = BundleManifest(
-        model=MODEL_NAME,
+        model=bundle,
         version=version,
         created_at="2026-01-01T00:00:00Z",
         data_version="d",
@@ -34,7 +35,7 @@ def make_bundle(models_dir: Path, version: str, content: str = "") -> Path:
         as_of="2026-01-01T00:00:00Z",
         settings={},
         metrics={},
-        files={f"{name}.onnx": file_sha256(folder / f"{name}.onnx") for name in MODELS},
+        files={f"{name}.onnx": file_sha256(folder / f"{name}.onnx") for name in BUNDLES[bundle].models},
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json())
     return folder
@@ -43,14 +44,14 @@ def make_bundle(models_dir: Path, version: str, content: str = "") -> Path:
 def assert_loadable(root: Path) -> None:
     """What Triton needs: every folder has a config and at least one version, every version its whole file."""
     for folder in root.iterdir() if root.is_dir() else ():
-        check_config(read_config(folder / "config.pbtxt"), MODELS[folder.name])
+        check_config(read_config(folder / "config.pbtxt"), SERVED_MODELS[folder.name])
         assert versions(root, folder.name)
         assert {f.name for f in folder.iterdir()} == {"config.pbtxt", *map(str, versions(root, folder.name))}
         for version in versions(root, folder.name):
             assert (folder / str(version) / "model.onnx").read_text().startswith(f"{folder.name} {version} ")
 
 
-@pytest.mark.parametrize("spec", MODELS.values(), ids=lambda s: s.name)
+@pytest.mark.parametrize("spec", SERVED_MODELS.values(), ids=lambda s: s.name)
 def test_committed_config_has_the_tensors_of_the_contract(spec):
     config = read_config(repository.TEMPLATES / spec.name / "config.pbtxt")
     check_config(config, spec)
@@ -93,6 +94,22 @@ def test_build_places_versions_and_keeps_the_newest_and_the_deployed(tmp_path):
             deploy(models, "1")
         assert_loadable(root)
     assert versions(root, "user_tower") == versions(root, "item_tower") == [1, 4, 5]
+
+
+def test_two_bundles_have_versions_of_their_own(tmp_path):
+    """Adding and pruning the versions of one leaves the other's models, down to the bytes, as they are."""
+    models, root = tmp_path / "models", tmp_path / "repo"
+    build(make_bundle(models, "7"), root, keep=1)
+    deploy(models, "7")
+    for number in (1, 2, 3):
+        bundle = make_bundle(models, str(number), bundle="sequence")
+        assert build(bundle, root, keep=1) == [root / name / str(number) for name in ("sequence", "sequence_factors")]
+        if number == 1:
+            deploy(models, "1", "sequence")
+        assert_loadable(root)
+    assert {name: versions(root, name) for name in SERVED_MODELS} == {name: [7] if name in MODELS else [1, 3] for name in SERVED_MODELS}
+    build(make_bundle(models, "8"), root, keep=1)
+    assert (versions(root, "ranker"), versions(root, "sequence")) == ([7, 8], [1, 3])
 
 
 def test_build_of_an_older_version_keeps_it(tmp_path):
@@ -139,9 +156,18 @@ def test_build_refuses_a_version_that_triton_cannot_name(tmp_path, name):
         build(make_bundle(tmp_path / "models", name), tmp_path / "repo")
 
 
-def test_build_refuses_an_unknown_model(tmp_path):
-    with pytest.raises(ConfigError, match="churn"):
-        build(make_bundle(tmp_path / "models", "1"), tmp_path / "repo", ["churn"])
+def test_build_refuses_a_model_that_is_not_of_the_bundle(tmp_path):
+    with pytest.raises(ConfigError, match=r"sequence is not a model of two-tower.*user_tower"):
+        build(make_bundle(tmp_path / "models", "1"), tmp_path / "repo", ["sequence"])
+    assert build(make_bundle(tmp_path / "models", "2"), tmp_path / "repo", ["ranker"]) == [tmp_path / "repo" / "ranker" / "2"]
+
+
+def test_build_refuses_an_unknown_bundle(tmp_path):
+    bundle = make_bundle(tmp_path / "models", "1")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps(manifest | {"model": "churn"}))
+    with pytest.raises(ConfigError, match=r"no bundle 'churn', must be one of two-tower, sequence"):
+        build(bundle, tmp_path / "repo")
 
 
 def test_build_refuses_a_damaged_bundle(tmp_path):
