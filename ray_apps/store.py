@@ -20,10 +20,10 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import orjson
 import sqlalchemy as sa
@@ -38,6 +38,7 @@ from contracts.api import EventIn, Rejection
 from contracts.errors import ConfigError, ContractError, Overloaded, UnknownItem, UpstreamError, UpstreamTimeout
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 INBOX_LOCK = 0x5265_6701  # "Reg", 1: PostgreSQL advisory lock between writers of the inbox and the lander
@@ -336,14 +337,15 @@ class OperationalStore:
                 yield connection
 
     @contextlib.asynccontextmanager
-    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A connection to read with."""
         with self._guarded():
             async with self._read.connect() as connection:
                 yield connection
 
     async def ping(self) -> None:
         """Raise UpstreamError unless the database answers and has our tables."""
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             await connection.execute(sa.select(landed.c.seq).limit(1))
 
     async def close(self) -> None:
@@ -354,7 +356,8 @@ class OperationalStore:
         await self._write.dispose()
         await self._read.dispose()
 
-    def _insert(self, table: sa.Table) -> Any:
+    def insert_into(self, table: sa.Table) -> Any:
+        """The engine's own INSERT, which knows ON CONFLICT."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
     # Inbox
@@ -401,7 +404,7 @@ class OperationalStore:
         if not self.is_sqlite:
             await connection.execute(sa.select(sa.func.pg_advisory_xact_lock_shared(INBOX_LOCK)))
             rows = sorted(rows, key=lambda r: r["event_id"])  # one order for all writers, so that two batches cannot deadlock
-        statement = self._insert(inbox).on_conflict_do_nothing(index_elements=["business_id", "event_id"]).returning(inbox.c.event_id)
+        statement = self.insert_into(inbox).on_conflict_do_nothing(index_elements=["business_id", "event_id"]).returning(inbox.c.event_id)
         inserted = set((await connection.execute(statement, rows)).scalars())
         old = [r["event_id"] for r in rows if r["event_id"] not in inserted]
         if not old:
@@ -459,7 +462,7 @@ class OperationalStore:
             .order_by(inbox.c.seq)
             .limit(limit)
         )
-        async with self.transaction() if not self.is_sqlite else self._reading() as connection:
+        async with self.transaction() if not self.is_sqlite else self.reading() as connection:
             if not self.is_sqlite:
                 await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(INBOX_LOCK)))
             found = (await connection.execute(query)).all()
@@ -473,18 +476,18 @@ class OperationalStore:
     async def customers_above(self, above_seq: int, limit: int = 1000) -> list[tuple[int, str, str]]:
         """Whose events lie above a sequence number: (seq, business_id, customer_id) of each event, oldest first."""
         columns = (inbox.c.seq, inbox.c.business_id, inbox.c.customer_id)
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             found = await connection.execute(sa.select(*columns).where(inbox.c.seq > above_seq).order_by(inbox.c.seq).limit(limit))
             return [(int(seq), str(business), str(customer)) for seq, business, customer in found]
 
     async def landed_seq(self) -> int:
         """Up to which `seq` everything is in the warehouse and in the base states; 0 at first."""
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             return (await connection.execute(sa.select(landed.c.seq).where(landed.c.marker == "inbox"))).scalar_one_or_none() or 0
 
     async def mark_landed(self, seq: int) -> None:
         """Everything up to `seq` is landed. The marker never goes back."""
-        statement = self._insert(landed).values(marker="inbox", seq=seq)
+        statement = self.insert_into(landed).values(marker="inbox", seq=seq)
         statement = statement.on_conflict_do_update(index_elements=["marker"], set_={"seq": seq}, where=landed.c.seq < seq)
         async with self.transaction() as connection:
             await connection.execute(statement)
@@ -495,7 +498,7 @@ class OperationalStore:
         """Store answers in one transaction; one that is there already stays as it is."""
         if not batch:
             return
-        statement = self._insert(recommendations).on_conflict_do_nothing(index_elements=["recommendation_id"])
+        statement = self.insert_into(recommendations).on_conflict_do_nothing(index_elements=["recommendation_id"])
         async with self.transaction() as connection:
             await connection.execute(statement, [r.columns() for r in batch])
 
@@ -503,7 +506,7 @@ class OperationalStore:
         """One page of a customer's past answers, newest first."""
         mine = (recommendations.c.business_id == business_id, recommendations.c.customer_id == customer_id)
         newest_first = (recommendations.c.created_at.desc(), recommendations.c.recommendation_id)
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             total = (await connection.execute(sa.select(sa.func.count()).select_from(recommendations).where(*mine))).scalar_one()
             page = await connection.execute(sa.select(recommendations).where(*mine).order_by(*newest_first).limit(limit).offset(offset))
             return HistoryPage([_recommendation(row) for row in page.mappings()], total)
@@ -532,7 +535,7 @@ class OperationalStore:
         Raises:
             UnknownItem: this business has no such answer.
         """
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             return await _find_recommendation(connection, business_id, recommendation_id)
 
     async def add_feedback(
@@ -562,7 +565,7 @@ class OperationalStore:
                 "metadata": orjson.dumps(metadata).decode(),
             }
             keys = ["recommendation_id", "reward_id", "event_type"]
-            statement = self._insert(feedback).values(row).on_conflict_do_nothing(index_elements=keys).returning(feedback.c.reward_id)
+            statement = self.insert_into(feedback).values(row).on_conflict_do_nothing(index_elements=keys).returning(feedback.c.reward_id)
             created = (await connection.execute(statement)).first() is not None
             if created and event_type == NEGATIVE:
                 event = _dismissal(recommendation_id, found.customer_id, reward_id, now)
@@ -578,7 +581,7 @@ class OperationalStore:
 
     async def key(self, key_id: str) -> KeyRow | None:
         """One key, revoked or not; None when there is none."""
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             row = (await connection.execute(sa.select(api_keys).where(api_keys.c.key_id == key_id))).mappings().first()
         return None if row is None else KeyRow(**row)
 
@@ -587,7 +590,7 @@ class OperationalStore:
         query = sa.select(api_keys).order_by(api_keys.c.created_at, api_keys.c.key_id)
         if business_id is not None:
             query = query.where(api_keys.c.business_id == business_id)
-        async with self._reading() as connection:
+        async with self.reading() as connection:
             return [KeyRow(**row) for row in (await connection.execute(query)).mappings()]
 
     async def revoke_key(self, key_id: str) -> bool:
@@ -625,22 +628,33 @@ class OperationalStore:
             return {table.name: (await connection.execute(sa.delete(table).where(*where))).rowcount for table, where in conditions.items()}
 
 
-class RecommendationLog:
-    """Writes recommendations behind the answers: in batches, in order, and never drops one silently.
+class WriteBehind(Generic[T]):
+    """Writes what was answered behind the answers: in batches, in order, and never drops one silently.
 
     At most `capacity` wait in memory. When they are that many, `append` waits up to `patience_s` for room (counted in `waits`) and
     then raises Overloaded (counted in `refused`). A batch that cannot be written stays first in line and is tried again. What is in
     memory is lost if the process is killed: at most `interval_s` of answers; they can then no longer be given feedback.
 
     Use it as an async context manager, or call `start` and `close`.
+
+    Args:
+        save: stores a batch in one transaction, repeatable; raises UpstreamError.
+        what: the records' name in messages, plural.
     """
 
     def __init__(
-        self, store: OperationalStore, *, capacity: int = 10_000, batch: int = 200, interval_s: float = 0.05, patience_s: float = 0.25
+        self,
+        save: Callable[[Sequence[T]], Awaitable[object]],
+        what: str,
+        *,
+        capacity: int = 10_000,
+        batch: int = 200,
+        interval_s: float = 0.05,
+        patience_s: float = 0.25,
     ) -> None:
-        self._store, self._capacity, self._batch = store, capacity, batch
+        self._save, self._what, self._capacity, self._batch = save, what, capacity, batch
         self._interval_s, self._patience_s = interval_s, patience_s
-        self._waiting: deque[StoredRecommendation] = deque()
+        self._waiting: deque[T] = deque()
         self._lock = asyncio.Lock()
         self._some, self._full_batch, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -649,7 +663,7 @@ class RecommendationLog:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    async def __aenter__(self) -> RecommendationLog:
+    async def __aenter__(self) -> Self:
         self.start()
         return self
 
@@ -659,9 +673,9 @@ class RecommendationLog:
     def start(self) -> None:
         """Begin to write in the background; needs a running event loop."""
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="recommendation-log")
+            self._task = asyncio.create_task(self._run(), name=f"{self._what}-log")
 
-    async def append(self, record: StoredRecommendation) -> None:
+    async def append(self, record: T) -> None:
         """Hand over one answer; returns at once unless the log is full.
 
         Raises:
@@ -684,7 +698,7 @@ class RecommendationLog:
             except TimeoutError as exc:
                 self.refused += 1
                 raise Overloaded(
-                    f"{len(self._waiting)} recommendations wait to be written, at most {self._capacity} may. Try again soon."
+                    f"{len(self._waiting)} {self._what} wait to be written, at most {self._capacity} may. Try again soon."
                 ) from exc
 
     async def flush(self) -> None:
@@ -697,7 +711,7 @@ class RecommendationLog:
         async with self._lock:
             while self._waiting and self.written < target:
                 batch = [self._waiting[i] for i in range(min(self._batch, len(self._waiting)))]
-                await self._store.save_recommendations(batch)
+                await self._save(batch)
                 for _ in batch:  # only now: a failed batch must stay
                     self._waiting.popleft()
                 self.written += len(batch)
@@ -717,7 +731,7 @@ class RecommendationLog:
             except UpstreamError as exc:
                 self.failures += 1
                 pause_s = min(5.0, pause_s * 2)
-                log.warning("%d recommendations could not be written, next try in %.2f s: %s", len(self._waiting), pause_s, exc)
+                log.warning("%d %s could not be written, next try in %.2f s: %s", len(self._waiting), self._what, pause_s, exc)
             if self._waiting:
                 self._some.set()
 
@@ -735,8 +749,15 @@ class RecommendationLog:
         try:
             await self.flush()
         except UpstreamError:
-            log.error("%d recommendations were not written before the end", len(self._waiting))
+            log.error("%d %s were not written before the end", len(self._waiting), self._what)
             raise
+
+
+class RecommendationLog(WriteBehind[StoredRecommendation]):
+    """Writes recommendations behind the answers. Arguments beside the store: see `WriteBehind`."""
+
+    def __init__(self, store: OperationalStore, **sizes: Any) -> None:
+        super().__init__(store.save_recommendations, "recommendations", **sizes)
 
 
 _INBOX_COLUMNS = (
