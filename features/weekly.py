@@ -1,7 +1,7 @@
 """A customer's history week by week: the inputs of the sequence model, for many customers at once or for one.
 
 The raw material is one row per customer and day with ten sums (`DAILY`). From it come, for an as-of day, 52 weekly steps of twelve channels
-and forty static features. Weeks count back from the as-of day, so the newest step is always a whole week. Nothing of the as-of day itself or
+and forty static features. Weeks count back from the as-of day, so the newest is always a whole one. Nothing of the as-of day itself or
 later is used: an as-of day `d` stands for midnight at its beginning (a request during day `d - 1` uses what that day has seen so far).
 
 Letters: C customers, m rows of days, W = 52 weeks, K = 10 daily sums, n rows of the result.
@@ -18,6 +18,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from contracts.errors import ContractError
+from contracts.tables import COVERAGES
 from contracts.tensors import CHANNEL_COUNT, FACTORS, STATIC_COUNT, WEEK_COUNT
 from features.definitions import DAY_S, ENGAGEMENT, epoch_seconds, signed_log1p
 
@@ -56,6 +58,8 @@ STATICS = tuple(name for name, _ in (*_WINDOWED, *_OTHERS))
 STATIC_FACTORS = tuple(factor for _, factor in (*_WINDOWED, *_OTHERS))
 assert len(STATICS) == STATIC_COUNT  # noqa: S101 - our own mistake, at import
 assert len(CHANNELS) == CHANNEL_COUNT == len(CHANNEL_FACTORS)  # noqa: S101
+FULL_PURCHASE_DAYS, FULL_SINCE_DAYS = 3, 60
+"""Coverage is `full` from this many days with a purchase on, the first of them at least this many days ago."""
 assert set(STATIC_FACTORS) == set(FACTORS)  # noqa: S101
 
 
@@ -82,6 +86,40 @@ class DailyHistory:
 def as_of_day(as_of: datetime) -> int:
     """The first day that does not count: that of a midnight itself, else the day after."""
     return math.ceil(epoch_seconds(as_of) / DAY_S)
+
+
+def facts(statics: np.ndarray) -> dict[str, np.ndarray]:
+    """Every static feature by name in natural units: the inverse of the scales that the model sees.
+
+    Args:
+        statics: float32 (n, 40).
+
+    Returns:
+        float64 (n,) each: sums and counts as they are, `spend_*` and `basket` in money, `days_since_*`, `usual_gap` and `tenure` in days
+        (3650 = never), `overdue` in usual gaps, `discount_share` 0 to 1, `quickening` the ratio (1 + purchase days of the last 90 days) /
+        (1 + those of the 90 before), the seasons as sine and cosine.
+    """
+    values = {name: statics[:, i].astype(np.float64) for i, name in enumerate(STATICS)}
+    for name in STATICS[:-4]:  # the seasons have no scale
+        if name == "quickening":
+            values[name] = np.exp(values[name])
+        elif name != "discount_share":
+            values[name] = np.copysign(np.expm1(np.abs(values[name])), values[name])
+    return values
+
+
+def coverage(statics: np.ndarray) -> np.ndarray:
+    """How much is known of each customer: position in `contracts.tables.COVERAGES`, int64 (n,).
+
+    `full`: purchases on three days or more, the first 60 days ago or earlier. `sparse`: one purchase or more. Else `cold_start`.
+
+    Args:
+        statics: float32 (n, 40).
+    """
+    known = facts(statics)
+    days, since = np.rint(known["purchase_days"]), np.rint(known["days_since_first_purchase"])
+    names = np.where(days >= 1, COVERAGES.index("sparse"), COVERAGES.index("cold_start"))
+    return np.where((days >= FULL_PURCHASE_DAYS) & (since >= FULL_SINCE_DAYS), COVERAGES.index("full"), names).astype(np.int64)
 
 
 _EVENT_SUMS = {
@@ -140,6 +178,47 @@ def read(connection: duckdb.DuckDBPyConnection, customers: pa.Table, until: date
     stated[joined["code"].to_numpy()] = joined["day"].to_numpy()
     sums = np.stack([table[name].to_numpy() for name in DAILY], axis=1) if table.num_rows else np.zeros((0, len(DAILY)), dtype=np.float32)
     return DailyHistory(starts, days, np.ascontiguousarray(sums, dtype=np.float32), np.minimum(first, stated))
+
+
+_EVERYONE = " UNION ".join(
+    f"SELECT business_id, customer_id FROM {t} WHERE $business IS NULL OR business_id = $business"  # noqa: S608
+    for t in ("customers", "transactions", "events", "tickets")
+)
+_SHARD = "(md5_number_lower(business_id || chr(31) || customer_id) % $count)::INTEGER"
+
+
+def shard_customers(connection: duckdb.DuckDBPyConnection, number: int, count: int, business_id: str | None = None) -> pa.Table:
+    """The customers of one shard of `count`: business_id, customer_id; sorted.
+
+    A customer's shard depends on the two ids and `count` only (the lower half of an MD5), so it is the same on every machine, and each
+    customer is in exactly one. Everyone whom the warehouse knows belongs to one, from whichever table.
+
+    Args:
+        connection: with the warehouse's tables.
+        number: 0 to count - 1.
+        business_id: only this business's customers; all when None.
+
+    Raises:
+        ContractError: no such shard.
+    """
+    if not 0 <= number < count:
+        raise ContractError(f"shard {number} of {count} does not exist; it must be 0 to {count - 1}. Count shards from 0.")
+    sql = f"SELECT business_id, customer_id FROM ({_EVERYONE}) WHERE {_SHARD} = $number ORDER BY ALL"  # noqa: S608
+    return connection.sql(sql, params={"business": business_id, "number": number, "count": count}).to_arrow_table()
+
+
+def shards(connection: duckdb.DuckDBPyConnection, count: int, business_id: str | None = None) -> list[pa.Table]:
+    """All of `shard_customers(connection, 0 .. count - 1, count)` in one pass over the warehouse.
+
+    Raises:
+        ContractError: fewer than one shard.
+    """
+    if count < 1:
+        raise ContractError(f"{count} shards cannot hold anyone; there must be at least 1. Ask for more.")
+    sql = f"SELECT business_id, customer_id, {_SHARD} AS shard FROM ({_EVERYONE}) ORDER BY ALL"  # noqa: S608
+    found = connection.sql(sql, params={"business": business_id, "count": count}).to_arrow_table()
+    ids, shard = found.select(["business_id", "customer_id"]), found["shard"].to_numpy()
+    return [ids.take(pa.array(np.flatnonzero(shard == number))) for number in range(count)]
 
 
 def tensors(history: DailyHistory, as_of_day: int) -> dict[str, np.ndarray]:
