@@ -4,6 +4,9 @@ Letters: B batch, W = 52 weeks, C channels, S static features, H hidden size, M 
 
 Padded input, newest week last: the state after the last step is the customer's, so no lengths are needed and the graph exports
 (packed sequences do not). Weeks before a customer was known are zeros, and the channel `known` says so.
+
+What the heads say of later steps and months lies on a line in the logarithm of the step, with a yearly wave: months that no training
+label has reached yet are extrapolated along it, rather than left to chance.
 """
 
 from __future__ import annotations
@@ -16,12 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from contracts.tensors import CHANNEL_COUNT, FACTORS, HORIZONS_DAYS, MONTH_COUNT, STATIC_COUNT, STEP_COUNT, WEEK_COUNT
-from features.weekly import CHANNEL_FACTORS, STATIC_FACTORS
+from contracts.tensors import CHANNEL_COUNT, FACTORS, HORIZONS_DAYS, MONTH_COUNT, MONTH_DAYS, STATIC_COUNT, STEP_COUNT, WEEK_COUNT
+from features.weekly import CHANNEL_FACTORS, STATIC_FACTORS, STATICS
 
 _Q, _L = len(HORIZONS_DAYS), STEP_COUNT - 1
+_YEAR = (STATICS.index("year_sin"), STATICS.index("year_cos"))
 CUT = 6.0
 """Standardised inputs are cut to +-CUT, so that no rare value runs away with a forecast."""
+LEVEL = 0.8
+"""Of the interval."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class ModelConfig:
     """Sizes of the network.
 
     Attributes:
-        hidden: H, of each member's LSTM. width: of the layer after it. members: M. dropout: in training, before the heads.
+        hidden: H, of each member's LSTM. width: of the layers after it. members: M. dropout: in training, before the heads.
     """
 
     hidden: int = 32
@@ -42,12 +48,10 @@ class ModelConfig:
 
 
 class Member(nn.Module):
-    """One network of the ensemble.
+    """One network of the ensemble."""
 
-    Returns logits (B, 3 + 9 + 12 + 12 + 1 + 2): quiet hazards, silence hazards, month purchases, month log spends, log sigma, interval.
-    """
-
-    SIZES = (_Q, _L, MONTH_COUNT, MONTH_COUNT, 1, 2)
+    SIZES = (_Q, 2, 2, 2, 1, 2)
+    """Logits: quiet hazards; level and slope of the silence hazards, of the months' purchases and log spends; log spread; interval."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -57,18 +61,40 @@ class Member(nn.Module):
             nn.Linear(config.width, config.width), nn.SiLU(), nn.Dropout(config.dropout),
         )  # fmt: skip
         self.heads = nn.Linear(config.width + STATIC_COUNT, sum(self.SIZES))
+        self.wave = nn.Parameter(torch.zeros(3, 4))  # of the silence hazards, the purchases, the log spends: over the year
 
     def encode(self, weeks: Tensor) -> Tensor:
         """Standardised weeks (B, W, C) to (B, H)."""
         return self.lstm(weeks)[0][:, -1]
 
-    def decide(self, state: Tensor, statics: Tensor) -> Tensor:
-        """State (..., H) and standardised statics (..., S) to logits (..., 39)."""
-        return self.heads(torch.cat([self.mix(torch.cat([state, statics], -1)), statics], -1))
+    def decide(self, state: Tensor, statics: Tensor, phases: Tensor) -> Tensor:
+        """State (..., H), standardised statics (..., S) and phases (..., 12, 4) to what `SequenceModel.logits` returns."""
+        raw = self.heads(torch.cat([self.mix(torch.cat([state, statics], -1)), statics], -1))
+        quiet, leave, month, amount, spread, total = raw.split(self.SIZES, -1)
+        waves = phases @ self.wave.T  # (..., 12, 3)
+        log_month = _log_steps(MONTH_COUNT, raw)
+        return torch.cat(
+            [
+                quiet,
+                leave[..., :1] + 0.3 * leave[..., 1:] * log_month[:_L] + waves[..., :_L, 0],
+                month[..., :1] + 0.3 * month[..., 1:] * log_month + waves[..., 1],
+                amount[..., :1] + 0.3 * amount[..., 1:] * log_month + waves[..., 2],
+                spread,
+                total,
+            ],
+            -1,
+        )
+
+
+def _log_steps(count: int, like: Tensor) -> Tensor:
+    return torch.log(torch.arange(1, count + 1, dtype=like.dtype, device=like.device))
 
 
 class SequenceModel(nn.Module):
     """M members, averaged on the scale of their logits, then calibrated. Inputs and outputs as `contracts.tensors.SEQUENCE`."""
+
+    SIZES = (_Q, _L, MONTH_COUNT, MONTH_COUNT, 1, 2)
+    """Of the mean logits: quiet hazards, silence hazards, months' purchases, months' log spends, log spread, interval."""
 
     week_mean: Tensor
     week_std: Tensor
@@ -77,7 +103,7 @@ class SequenceModel(nn.Module):
     churn_slope: Tensor
     churn_intercept: Tensor
     spend_scale: Tensor
-    interval_shift: Tensor
+    interval_scale: Tensor
     reference_churn: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
@@ -89,8 +115,9 @@ class SequenceModel(nn.Module):
             self.register_buffer(f"{name}_std", torch.ones(size))
         self.register_buffer("churn_slope", torch.ones(_Q))
         self.register_buffer("churn_intercept", torch.zeros(_Q))
-        self.register_buffer("spend_scale", torch.ones(MONTH_COUNT))
-        self.register_buffer("interval_shift", torch.zeros(2))
+        self.register_buffer("spend_scale", torch.ones(1))
+        self.register_buffer("interval_scale", torch.ones(1))
+        self.window = nn.Parameter(torch.tensor([0.7, 0.2]))  # how the chance of no spend at all, and the spread, fall with the window
         self.register_buffer("reference_churn", torch.full((1,), 0.5))
         inputs = config.members * config.hidden + STATIC_COUNT
         self.explainer = nn.Sequential(nn.Linear(inputs, config.width), nn.SiLU(), nn.Linear(config.width, len(FACTORS)))
@@ -100,18 +127,72 @@ class SequenceModel(nn.Module):
         return [m for m in self.members if isinstance(m, Member)]
 
     def standardise(self, weeks: Tensor, statics: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean 0, deviation 1, cut; weeks before the customer was known stay near the mean of such weeks."""
+        """Mean 0, deviation 1, cut to +-CUT."""
         return (
             ((weeks - self.week_mean) / self.week_std).clamp(-CUT, CUT),
             ((statics - self.static_mean) / self.static_std).clamp(-CUT, CUT),
         )
 
+    def phases(self, statics: Tensor) -> Tensor:
+        """Sine and cosine, once and twice a year, of the middle of each of the 12 months after the as-of day, (..., 12, 4)."""
+        turn = 2.0 * math.pi * MONTH_DAYS / 365.2425 * (torch.arange(MONTH_COUNT, dtype=statics.dtype, device=statics.device) + 0.5)
+        sine, cosine = statics[..., _YEAR[0] : _YEAR[0] + 1], statics[..., _YEAR[1] : _YEAR[1] + 1]
+        a, b = sine * torch.cos(turn) + cosine * torch.sin(turn), cosine * torch.cos(turn) - sine * torch.sin(turn)
+        return torch.stack([a, b, 2.0 * a * b, b * b - a * a], -1)
+
     def logits(self, weeks: Tensor, statics: Tensor) -> tuple[Tensor, Tensor]:
         """Mean logits of the members, (B, 39), and what the explainer reads, (B, M * H + S)."""
         w, s = self.standardise(weeks, statics)
+        phases = self.phases(statics)
         states = [m.encode(w) for m in self.networks()]
-        mean = torch.stack([m.decide(h, s) for m, h in zip(self.networks(), states, strict=True)]).mean(0)
+        mean = torch.stack([m.decide(h, s, phases) for m, h in zip(self.networks(), states, strict=True)]).mean(0)
         return mean, torch.cat([*states, s], -1)
+
+    def churn(self, quiet: Tensor) -> Tensor:
+        """Calibrated P(no purchase within each horizon), (..., 3), from the quiet hazards' logits (..., 3)."""
+        p = torch.sigmoid(self.churn_slope * quiet_logits(quiet) + self.churn_intercept)
+        a, b, c = p.unbind(-1)
+        b = torch.minimum(a, b)
+        return torch.stack([a, b, torch.minimum(b, c)], -1)
+
+    def spend(self, month: Tensor, amount: Tensor, spread: Tensor) -> Tensor:
+        """Expected net spend of each month, (..., 12): probability times the mean of a log-normal amount."""
+        mean = torch.exp((amount + 0.5 * spread_of(spread) ** 2).clamp(-10.0, 16.0))
+        return torch.sigmoid(month) * mean * self.spend_scale
+
+    def total_law(self, total: Tensor, interval: Tensor, months: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The law of the sum over a window: P(nothing), and log-mean and deviation of the logarithm of the rest.
+
+        Args:
+            total: expected sum, (..., 1). interval: the two logits, (..., 2). months: length of the window, broadcast to (..., 1).
+        """
+        grow = torch.log(months / 3.0)
+        nothing = torch.sigmoid(interval[..., :1] - nn.functional.softplus(self.window[0]) * grow)
+        deviation = spread_of(interval[..., 1:] - self.window[1] * grow)
+        return nothing, torch.log(total.clamp(min=1e-3) / (1.0 - nothing)) - 0.5 * deviation**2, deviation
+
+    def interval(self, total: Tensor, interval: Tensor, months: Tensor) -> Tensor:
+        """The 80 % interval of the sum over a window, (..., 2): from 0 for those who may well spend nothing, else central."""
+        nothing, mean, deviation = self.total_law(total, interval, months)
+        top = LEVEL + 0.5 * (1.0 - LEVEL) * (1.0 - nothing / (0.5 * (1.0 - LEVEL))).clamp(min=0.0)
+        ends = []
+        for level in (top - LEVEL, top):
+            inside = ((level - nothing) / (1.0 - nothing)).clamp(1e-6, 1.0 - 1e-6)
+            normal = 4.91 * (inside**0.14 - (1.0 - inside) ** 0.14)  # quantile of the normal law, Tukey's lambda; erfinv does not export
+            ends.append(torch.where(level > nothing, torch.exp(mean + self.interval_scale * deviation * normal), torch.zeros_like(mean)))
+        return torch.cat(ends, -1)
+
+    def forecast(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The first five outputs of `contracts.tensors.SEQUENCE` from the mean logits (B, 39)."""
+        quiet, leave, month, amount, spread, interval = logits.split(self.SIZES, -1)
+        churn = self.churn(quiet)
+        still = torch.cumsum(nn.functional.logsigmoid(-leave), -1).exp()  # not fallen silent by each later step
+        stay = 1.0 - churn[..., -1:]
+        silent_by = 1.0 - torch.cat([stay, stay * still], -1)
+        spend = self.spend(month, amount, spread)
+        total = spend.sum(-1, keepdim=True)
+        window = torch.full_like(total, float(MONTH_COUNT))
+        return churn, silent_by, torch.sigmoid(month), spend, self.interval(total, interval, window)
 
     def impact_estimates(self, seen: Tensor, churn: Tensor) -> Tensor:
         """What each factor adds to churn at 90 days, (B, 8), learned from the exact values; the sum is made exact.
@@ -121,33 +202,21 @@ class SequenceModel(nn.Module):
         estimate = self.explainer(seen)
         return estimate + (churn[:, -1:] - self.reference_churn - estimate.sum(-1, keepdim=True)) / len(FACTORS)
 
-    def churn(self, quiet: Tensor) -> Tensor:
-        """Calibrated P(no purchase within each horizon), (..., 3), from the quiet hazards' logits (..., 3)."""
-        log_p = torch.cumsum(nn.functional.logsigmoid(quiet), -1)
-        logit = log_p - torch.log(-torch.expm1(log_p.clamp(max=-1e-6)))
-        p = torch.sigmoid(self.churn_slope * logit + self.churn_intercept)
-        a, b, c = p.unbind(-1)
-        b = torch.minimum(a, b)
-        return torch.stack([a, b, torch.minimum(b, c)], -1)
-
-    def forecast(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The five outputs of `contracts.tensors.SEQUENCE` from the mean logits (B, 39)."""
-        quiet, leave, month, amount, sigma, interval = logits.split(Member.SIZES, -1)
-        churn = self.churn(quiet)
-        still = torch.cumsum(nn.functional.logsigmoid(-leave), -1).exp()  # not fallen silent by each later step
-        stay = 1.0 - churn[:, -1:]
-        silent_by = 1.0 - torch.cat([stay, stay * still], -1)
-        probability = torch.sigmoid(month)
-        spread = nn.functional.softplus(sigma) + 0.05
-        spend = probability * torch.exp((amount + 0.5 * spread**2).clamp(-10.0, 16.0)) * self.spend_scale
-        total = spend.sum(-1, keepdim=True)
-        low, high = (nn.functional.softplus(interval) * torch.exp(self.interval_shift)).unbind(-1)
-        return churn, silent_by, probability, spend, torch.cat([total * torch.exp(-low[:, None]), total * torch.exp(high[:, None])], -1)
-
     def forward(self, weeks: Tensor, statics: Tensor) -> tuple[Tensor, ...]:
         logits, seen = self.logits(weeks, statics)
         outputs = self.forecast(logits)
         return (*outputs, self.impact_estimates(seen, outputs[0]))
+
+
+def quiet_logits(quiet: Tensor) -> Tensor:
+    """Log-odds of no purchase within each horizon, (..., 3), from the hazards' logits: each is given that the one before was quiet."""
+    log_p = torch.cumsum(nn.functional.logsigmoid(quiet), -1).clamp(max=-1e-6)
+    return log_p - torch.log(-torch.expm1(log_p))
+
+
+def spread_of(raw: Tensor) -> Tensor:
+    """A deviation, positive, from a head's output."""
+    return nn.functional.softplus(raw) + 0.05
 
 
 def shapley_weights() -> np.ndarray:
@@ -194,15 +263,13 @@ class FactorsModel(nn.Module):
     def forward(self, weeks: Tensor, statics: Tensor) -> tuple[Tensor, ...]:
         m = self.model
         mixed = self.reference_weeks + (weeks - self.reference_weeks)[:, None] * self.week_mask
-        w, s = m.standardise(
-            mixed.reshape(-1, WEEK_COUNT, CHANNEL_COUNT),
-            self.reference_statics + (statics - self.reference_statics)[:, None] * self.static_mask,
-        )
-        half = self.week_mask.shape[0]
+        inputs = self.reference_statics + (statics - self.reference_statics)[:, None] * self.static_mask
+        w, s = m.standardise(mixed.reshape(-1, WEEK_COUNT, CHANNEL_COUNT), inputs)
+        phases, half = m.phases(inputs), self.week_mask.shape[0]
         logits = []
         for member in m.networks():
             state = member.encode(w).reshape(-1, half, m.config.hidden)
-            logits.append(member.decide(torch.cat([state, state], 1), s))
+            logits.append(member.decide(torch.cat([state, state], 1), s, phases))
         mean = torch.stack(logits).mean(0)  # (B, 256, 39)
         values = m.churn(mean[..., :_Q])[..., -1]
         return (*m.forecast(mean[:, -1]), values @ self.weights, values[:, :1])
