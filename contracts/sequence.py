@@ -109,22 +109,12 @@ def days_until_churn(silent_by: np.ndarray, recency_days: np.ndarray, silent_day
     cumulative = np.concatenate([np.zeros((n, 1)), silent_by.astype(np.float64)], axis=1)
     later = np.broadcast_to(silent_days + STEP_DAYS * (np.arange(1, steps) - 0.5), (n, steps - 1))
     when = np.concatenate([np.zeros((n, 1)), left[:, None], later], axis=1)
-    out = np.empty(n)
-    reached = cumulative >= 0.5
-    first = np.argmax(reached, axis=1)
-    for i in range(n):
-        if left[i] == 0.0:
-            out[i] = 0.0
-        elif reached[i].any():
-            k = int(first[i])
-            if k == 1:  # the silence has begun: it will be long enough on that day and no earlier
-                out[i] = left[i]
-            else:
-                a, b = cumulative[i, k - 1], cumulative[i, k]
-                out[i] = when[i, k - 1] + (when[i, k] - when[i, k - 1]) * (0.5 - a) / max(b - a, 1e-12)
-        else:
-            survival = max(1.0 - cumulative[i, -1], 1e-12)
-            hazard = 1.0 - (survival / max(1.0 - cumulative[i, 1], 1e-12)) ** (1.0 / (steps - 1))
-            more = np.log(survival / 0.5) / -np.log1p(-min(max(hazard, 1e-6), 1 - 1e-9))
-            out[i] = when[i, -1] + STEP_DAYS * more
-    return np.minimum(out, float(LONGEST_DAYS))
+    row, first = np.arange(n), np.maximum(np.argmax(cumulative >= 0.5, axis=1), 1)
+    a, b, begin, end = (x[row, k] for x, k in ((cumulative, first - 1), (cumulative, first), (when, first - 1), (when, first)))
+    # In the first step the silence has begun: it will be long enough on that day and no earlier.
+    between = np.where(first == 1, left, begin + (end - begin) * (0.5 - a) / np.maximum(b - a, 1e-12))
+    survival = np.maximum(1.0 - cumulative[:, -1], 1e-12)
+    hazard = 1.0 - (survival / np.maximum(1.0 - cumulative[:, 1], 1e-12)) ** (1.0 / (steps - 1))
+    beyond = when[:, -1] + STEP_DAYS * np.log(survival / 0.5) / -np.log1p(-np.clip(hazard, 1e-6, 1 - 1e-9))
+    out = np.where((cumulative >= 0.5).any(axis=1), between, beyond)
+    return np.minimum(np.where(left == 0.0, 0.0, out), float(LONGEST_DAYS))

@@ -43,6 +43,8 @@ KEEP_MERGED_S = 24 * 3600
 """Merged files stay on disk so long, for readers that opened an earlier snapshot."""
 KEEP_REPORTS = 5_000
 """Reports of so many landings are kept per table. An older source is no longer known by name: landed again, its rows are duplicates."""
+OUTPUTS = ("customer_risk_scores",)
+"""Tables that are made from the others: they are no part of what `data_version` names."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,12 @@ class Warehouse:
         if "business_id" not in spec.columns:
             return files
         present = set(pc.unique(good["business_id"]).to_pylist())
-        return [f for f in files if f.business_id in present]
+        files = [f for f in files if f.business_id in present]
+        if spec.time in spec.key:  # rows of one key have one time
+            span = pc.min_max(good[spec.time].cast(pa.int64())).as_py()
+            low, high = _iso(span["min"]), _iso(span["max"])
+            files = [f for f in files if (f.time_min or low) <= high and (f.time_max or high) >= low]
+        return files
 
     def _write(self, table: str, folder: str, part: pa.Table, source: str, facts: dict[str, str | None]) -> _File:
         target = self.root / folder
@@ -244,8 +251,8 @@ class Warehouse:
 
     # ---- reading ------------------------------------------------------------------------------------------------------------
 
-    def _read(self) -> _Manifest:
-        path = self.root / "manifest.json"
+    def _read(self, path: Path | None = None) -> _Manifest:
+        path = path or self.root / "manifest.json"
         if not path.exists():
             return _Manifest()
         try:
@@ -257,13 +264,26 @@ class Warehouse:
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise ArtifactError(f"cannot read {path}: {exc}. Restore it from a backup, or start again in another folder.") from exc
 
-    def connect(self) -> duckdb.DuckDBPyConnection:
+    def keep_snapshot(self, path: Path) -> None:
+        """Write the snapshot of this instant to a file, for `connect`. Its files stay for a day, and longer where none was merged."""
+        manifest = self.root / "manifest.json"
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_bytes(
+            manifest.read_bytes() if manifest.exists() else json.dumps({"format": FORMAT, **asdict(_Manifest())}).encode()
+        )
+        _flush(temporary)
+        temporary.replace(path)
+
+    def connect(self, snapshot: Path | None = None) -> duckdb.DuckDBPyConnection:
         """An in-memory DuckDB (time zone UTC) with one view per table over the files of this instant; later landings do not show.
+
+        Args:
+            snapshot: of `keep_snapshot`, to read what was there then.
 
         Raises:
             ArtifactError: the manifest cannot be read, or names a file that is gone.
         """
-        manifest = self._read()
+        manifest = self._read(snapshot)
         connection = _duckdb(self.root)
         try:
             for spec in TABLES.values():
@@ -277,8 +297,9 @@ class Warehouse:
         return connection
 
     def data_version(self) -> str:
-        """16 hex digits that name the snapshot: the same rows landed in the same batches give the same version anywhere."""
-        lines = sorted(f"{f.table} {f.business_id} {f.month} {f.rows} {f.sha256}" for f in self._read().files)
+        """16 hex digits that name the history: the same rows landed in the same batches give the same version anywhere. Scores made
+        from it (`OUTPUTS`) do not change it."""
+        lines = sorted(f"{f.table} {f.business_id} {f.month} {f.rows} {f.sha256}" for f in self._read().files if f.table not in OUTPUTS)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
     def as_of(self, business_id: str | None = None) -> datetime:

@@ -280,6 +280,49 @@ def test_data_version_names_the_rows_not_the_folder(tmp_path: Path) -> None:
     assert one.data_version() != other.data_version()
 
 
+def scores(numbers: list[int], scored_at: datetime) -> pa.Table:
+    """Rows of customer_risk_scores, made at one instant."""
+    return pa.table(
+        {
+            "customer_id": [f"cust-{n}" for n in numbers],
+            "business_id": ["biz-1"] * len(numbers),
+            "scored_at": pa.array([scored_at] * len(numbers), TIMESTAMP),
+        }
+    )
+
+
+def test_scores_do_not_change_the_data_version(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path)
+    warehouse.land("transactions", purchases([1, 2]), "s")
+    version = warehouse.data_version()
+    warehouse.land("customer_risk_scores", scores([1, 2], BASE), "score:1")
+    assert warehouse.data_version() == version
+
+
+def test_a_customer_has_one_score_for_each_instant(tmp_path: Path) -> None:
+    """Also where the files of other instants, which cannot hold the key, are left out of the search for known keys."""
+    warehouse = Warehouse(tmp_path)
+    found = [
+        warehouse.land("customer_risk_scores", scores(numbers, BASE + timedelta(microseconds=later)), f"{later}{numbers}")
+        for numbers, later in (([1, 2], 0), ([1, 2], 1), ([2, 3], 0), ([1, 3], 1))
+    ]
+    assert [(r.landed, r.duplicates) for r in found] == [(2, 0), (2, 0), (1, 1), (1, 1)]
+
+
+def test_a_kept_snapshot_shows_what_was_there(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path / "w")
+    (tmp_path / "w").mkdir()
+    warehouse.keep_snapshot(tmp_path / "empty.json")
+    warehouse.land("transactions", purchases([1, 2]), "s")
+    warehouse.keep_snapshot(tmp_path / "two.json")
+    warehouse.land("transactions", purchases([3]), "t")
+    counts = []
+    for snapshot in (tmp_path / "empty.json", tmp_path / "two.json", None):
+        with warehouse.connect(snapshot) as connection:
+            counts.append(connection.table("transactions").count("*").fetchall()[0][0])
+    assert counts == [0, 2, 3]
+
+
 def test_as_of_is_the_last_transaction_else_the_last_event(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path)
     event = {
