@@ -35,6 +35,11 @@ CHANNEL_FACTORS = (
     "feedback", "feedback", "feedback", "recency", "tenure",
 )  # fmt: skip
 NEVER_DAYS = 3650.0
+NO_DAY = -(2**31)
+LATEST = (PURCHASES, ENGAGED, REDEMPTIONS, BAD)
+"""Sums of which the last day is asked for."""
+LONGEST_DAYS = 365
+"""The longest window other than `ever`: of what happened earlier, only what `Older` holds is used."""
 _WINDOWS: dict[str, tuple[int, tuple[float, ...], str]] = {
     "purchases": (PURCHASES, (30, 90, 180, 365, math.inf), "frequency"),
     "spend": (SPEND, (30, 90, 365, math.inf), "monetary"),
@@ -64,6 +69,23 @@ assert set(STATIC_FACTORS) == set(FACTORS)  # noqa: S101
 
 
 @dataclass(frozen=True)
+class Older:
+    """What the days before a history's own came to, for C customers: all that the tensors ask about days more than a year back.
+
+    Attributes:
+        sums: float64 (C, 10), see `DAILY`.
+        purchase_days: int64 (C,), days with a purchase.
+        first_purchase: int64 (C,), day of the first purchase; `NO_DAY` without one.
+        last: int64 (C, 4), last days with a purchase, an engagement, a redemption and a bad ticket; `NO_DAY` without one.
+    """
+
+    sums: np.ndarray
+    purchase_days: np.ndarray
+    first_purchase: np.ndarray
+    last: np.ndarray
+
+
+@dataclass(frozen=True)
 class DailyHistory:
     """Days of C customers on which something happened, sorted by customer and day.
 
@@ -72,12 +94,14 @@ class DailyHistory:
         days: int32 (m,), days since 1970-01-01 (UTC).
         sums: float32 (m, 10), see `DAILY`.
         joined: int32 (C,), day of joining, or the day of the first row where that is earlier or joining is unknown.
+        older: what lies before the rows and more than a year before any as-of day asked for; None where the rows are all there is.
     """
 
     starts: np.ndarray
     days: np.ndarray
     sums: np.ndarray
     joined: np.ndarray
+    older: Older | None = None
 
     def __len__(self) -> int:
         return len(self.joined)
@@ -221,87 +245,126 @@ def shards(connection: duckdb.DuckDBPyConnection, count: int, business_id: str |
     return [ids.take(pa.array(np.flatnonzero(shard == number))) for number in range(count)]
 
 
+_BANDS = (30, 90, 180, LONGEST_DAYS)
+"""Ages in days at which windows end. The sums between two of them, added up from the newest on, are the windows' sums."""
+_SPANS = (*_BANDS, math.inf)
+
+
 def tensors(history: DailyHistory, as_of_day: int) -> dict[str, np.ndarray]:
     """The sequence model's inputs for every customer of a history, as of the beginning of a day.
+
+    Rows are sorted by customer and day, so whatever is added up (a customer's week, or band of ages) is a run of neighbours, and each sum
+    is one `reduceat` over its column.
 
     Returns:
         weeks float32 (C, 52, 12) and statics float32 (C, 40), finite.
     """
     count = len(history)
     owner = np.repeat(np.arange(count), np.diff(history.starts))
-    before = history.days < as_of_day
-    owner, days, sums = owner[before], history.days[before], history.sums[before]
+    days, sums = history.days, history.sums.T  # (m,), (K, m)
+    before = days < as_of_day
+    if not before.all():
+        owner, days, sums = owner[before], days[before], sums[:, before]
     age = as_of_day - 1 - days  # 0 = the day before the as-of day
+    bought = np.flatnonzero(sums[PURCHASES] > 0)
     return {
-        "weeks": _weeks(count, owner, age, sums, as_of_day - history.joined),
-        "statics": _statics(count, owner, age, sums, history, as_of_day),
+        "weeks": _weeks(history, as_of_day, owner, age, sums, bought),
+        "statics": _statics(history, as_of_day, owner, age, sums, bought),
     }
 
 
-def _weeks(count: int, owner: np.ndarray, age: np.ndarray, sums: np.ndarray, tenure: np.ndarray) -> np.ndarray:
-    out = np.zeros((count, WEEK_COUNT, CHANNEL_COUNT), dtype=np.float32)
-    step = WEEK_COUNT - 1 - age // 7
-    inside = step >= 0
-    cell = owner[inside] * WEEK_COUNT + step[inside]
-    if len(cell):  # rows are sorted by customer and day, so equal cells are neighbours
-        begins = np.flatnonzero(np.r_[True, cell[1:] != cell[:-1]])
-        out.reshape(count * WEEK_COUNT, CHANNEL_COUNT)[cell[begins], : len(DAILY)] = np.add.reduceat(sums[inside], begins, axis=0)
-    out[..., : len(DAILY)] = signed_log1p(out[..., : len(DAILY)])
-    ends = np.arange(WEEK_COUNT - 1, -1, -1) * 7  # age in days of the last day of each week
-    bought = sums[:, PURCHASES] > 0
-    last = np.full((count, WEEK_COUNT), -1, dtype=np.int64)
-    if bought.any():
-        week = np.clip(WEEK_COUNT - 1 - age[bought] // 7, 0, None)
-        last[owner[bought], week] = -age[bought] + 1_000_000  # days of one customer ascend: the last one written is the newest
-        last = np.maximum.accumulate(last, axis=1)
-    gap = np.where(last > 0, 1_000_000 - last - ends, NEVER_DAYS)
-    out[..., len(DAILY)] = np.log1p(np.maximum(gap, 0) / 7.0)
-    out[..., len(DAILY) + 1] = tenure[:, None] > ends
-    out[..., len(DAILY)] *= out[..., len(DAILY) + 1]
-    return out
+def _runs(cells: np.ndarray) -> np.ndarray:
+    """Where each new value of a sorted array begins; int64."""
+    return np.flatnonzero(np.concatenate([[True], cells[1:] != cells[:-1]])) if len(cells) else np.zeros(0, dtype=np.int64)
 
 
-def _statics(count: int, owner: np.ndarray, age: np.ndarray, sums: np.ndarray, history: DailyHistory, as_of_day: int) -> np.ndarray:
-    columns: dict[str, np.ndarray] = {}
-    for name, (channel, spans, _) in _WINDOWS.items():
-        value = sums[:, channel].astype(np.float64)
-        for days in spans:
-            total = np.bincount(owner, weights=np.where(age < days, value, 0.0), minlength=count)
-            columns[f"{name}_{'ever' if days == math.inf else f'{days}d'}"] = signed_log1p(total)
-    bought = sums[:, PURCHASES] > 0
-    recency, first = _ends(count, owner[bought], age[bought])
-    days_bought = np.bincount(owner[bought], minlength=count).astype(np.float64)
-    usual = np.where(days_bought > 1, (first - recency) / np.maximum(days_bought - 1, 1), np.nan)
-    gap = np.where(np.isnan(usual), np.maximum(first, 30.0), np.maximum(usual, 1.0))  # one purchase: as long as that is known
-    half = np.bincount(owner[bought], weights=(age[bought] < 90), minlength=count)
-    before = np.bincount(owner[bought], weights=((age[bought] >= 90) & (age[bought] < 180)), minlength=count)
-    spend, discount = (np.bincount(owner, weights=sums[:, c], minlength=count) for c in (SPEND, DISCOUNT))
-    baskets = np.bincount(owner, weights=sums[:, PURCHASES], minlength=count)
-    columns |= {
-        "days_since_purchase": np.log1p(recency),
-        "overdue": np.log1p(np.minimum(recency, NEVER_DAYS) / gap),
-        "purchase_days": np.log1p(days_bought),
-        "usual_gap": np.log1p(gap),
-        "quickening": np.log1p(half) - np.log1p(before),
-        "basket": signed_log1p(spend / np.maximum(baskets, 1.0)),
-        "discount_share": np.clip(discount / np.maximum(spend + discount, 1e-9), 0.0, 1.0),
-        "days_since_engagement": np.log1p(_ends(count, owner[(e := sums[:, ENGAGED] > 0)], age[e])[0]),
-        "days_since_redemption": np.log1p(_ends(count, owner[(r := sums[:, REDEMPTIONS] > 0)], age[r])[0]),
-        "tenure": np.log1p(np.maximum(as_of_day - 1 - history.joined.astype(np.int64), 0)),
-        "days_since_first_purchase": np.log1p(first),
-        "days_since_bad_ticket": np.log1p(_ends(count, owner[(b := sums[:, BAD] > 0)], age[b])[0]),
-    }
+def _weeks(history: DailyHistory, as_of_day: int, owner: np.ndarray, age: np.ndarray, sums: np.ndarray, bought: np.ndarray) -> np.ndarray:
+    count, steps = len(history), WEEK_COUNT + 1  # the first takes whatever is older, and is left out in the end
+    cells = owner * steps + np.maximum(WEEK_COUNT - age // 7, 0)
+    begins = _runs(cells)
+    grid = np.zeros((count * steps, CHANNEL_COUNT), dtype=np.float32)
+    if len(begins):
+        places = cells[begins]
+        for k in range(len(DAILY)):
+            totals = np.add.reduceat(sums[k], begins)
+            there = np.flatnonzero(totals)  # most are 0 and need neither a logarithm nor a place
+            grid[places[there], k] = signed_log1p(totals[there])
+    last = np.full((count, steps), np.inf, dtype=np.float32)  # age of the newest purchase up to the end of a week
+    last.reshape(-1)[cells[bought]] = age[bought]  # of a week's days the last one written stays, which is the newest
+    if history.older is not None:
+        older = history.older.last[:, 0]
+        last[:, 0] = np.minimum(last[:, 0], np.where(older == NO_DAY, np.inf, as_of_day - 1 - older))
+    out = grid.reshape(count, steps, CHANNEL_COUNT)[:, 1:]
+    ends = np.arange(WEEK_COUNT - 1, -1, -1, dtype=np.int64) * 7  # age in days of the last day of each week
+    known = (as_of_day - history.joined.astype(np.int64))[:, None] > ends
+    newest = np.minimum.accumulate(last, axis=1)[:, 1:]
+    gap = np.where(np.isfinite(newest), newest - ends, NEVER_DAYS)
+    out[..., -2] = np.where(known, np.log1p(np.maximum(gap, 0) / 7.0), 0.0)
+    out[..., -1] = known
+    return np.ascontiguousarray(out)
+
+
+def _statics(history: DailyHistory, as_of_day: int, owner: np.ndarray, age: np.ndarray, sums: np.ndarray, bought: np.ndarray) -> np.ndarray:
+    count, older = len(history), history.older
+    within = _window_sums(count, owner, age, [*sums, (sums[PURCHASES] > 0).astype(np.float32)])  # (K + 1, C, 5)
+    if older is not None:
+        within[: len(DAILY), :, -1] += older.sums.T
+        within[-1, :, -1] += older.purchase_days
+    columns = [signed_log1p(within[channel, :, _SPANS.index(span)]) for channel, spans, _ in _WINDOWS.values() for span in spans]
+    recency, engaged, redeemed, bad = (
+        _newest(count, owner, age, np.flatnonzero(sums[k] > 0), as_of_day, None if older is None else older.last[:, i])
+        for i, k in enumerate(LATEST)
+    )
+    first = np.full(count, NEVER_DAYS)
+    first[owner[bought[::-1]]] = age[bought[::-1]]  # the last one written stays, here the oldest
+    if older is not None:
+        first = np.where(older.first_purchase == NO_DAY, first, _age(as_of_day, older.first_purchase))
+    ever = within[:, :, -1]
+    days_bought, spend, discount = ever[-1], ever[SPEND], ever[DISCOUNT]
+    usual = np.maximum((first - recency) / np.maximum(days_bought - 1, 1), 1.0)
+    gap = np.where(days_bought > 1, usual, np.maximum(first, 30.0))  # one purchase: as long as that is known
+    half, two = within[-1, :, _SPANS.index(90)], within[-1, :, _SPANS.index(180)]
+    columns += [
+        np.log1p(recency),
+        np.log1p(np.minimum(recency, NEVER_DAYS) / gap),
+        np.log1p(days_bought),
+        np.log1p(gap),
+        np.log1p(half) - np.log1p(two - half),
+        signed_log1p(spend / np.maximum(ever[PURCHASES], 1.0)),
+        np.clip(discount / np.maximum(spend + discount, 1e-9), 0.0, 1.0),
+        np.log1p(engaged),
+        np.log1p(redeemed),
+        np.log1p(np.maximum(as_of_day - 1 - history.joined.astype(np.int64), 0)),
+        np.log1p(first),
+        np.log1p(bad),
+    ]
     angle = 2.0 * np.pi * as_of_day / 365.2425
-    for name, wave in zip(STATICS[-4:], (math.sin(angle), math.cos(angle), math.sin(2 * angle), math.cos(2 * angle)), strict=True):
-        columns[name] = np.full(count, wave)
-    return np.stack([columns[name] for name in STATICS], axis=1).astype(np.float32)
+    columns += [np.full(count, wave) for wave in (math.sin(angle), math.cos(angle), math.sin(2 * angle), math.cos(2 * angle))]
+    return np.stack(columns, axis=1).astype(np.float32)
 
 
-def _ends(count: int, owner: np.ndarray, age: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Age in days of the newest and of the oldest row of each customer, float64 (C,); ten years where there is none."""
-    newest, oldest = np.full(count, NEVER_DAYS), np.full(count, NEVER_DAYS)
-    if len(owner):
-        begins = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
-        oldest[owner[begins]] = age[begins]
-        newest[owner[np.r_[begins[1:], len(owner)] - 1]] = age[np.r_[begins[1:], len(owner)] - 1]
-    return newest, oldest
+def _window_sums(count: int, owner: np.ndarray, age: np.ndarray, columns: list[np.ndarray]) -> np.ndarray:
+    """Sums of each column (m,) over the last 30, 90, 180, 365 days and ever; float64 (number of columns, C, 5)."""
+    bands = len(_SPANS)
+    cells = owner * bands + (bands - 1 - np.searchsorted(_BANDS, age, side="right"))  # the oldest band first, as the rows are
+    begins = _runs(cells)
+    out = np.zeros((len(columns), count * bands))
+    if len(begins):
+        for k, column in enumerate(columns):
+            out[k, cells[begins]] = np.add.reduceat(column, begins, dtype=np.float64)
+    return np.cumsum(out.reshape(len(columns), count, bands)[..., ::-1], axis=2)
+
+
+def _age(as_of_day: int, days: np.ndarray) -> np.ndarray:
+    """Age in days of some days, float64; ten years for `NO_DAY`."""
+    return np.where(days == NO_DAY, NEVER_DAYS, as_of_day - 1 - days)
+
+
+def _newest(count: int, owner: np.ndarray, age: np.ndarray, rows: np.ndarray, as_of_day: int, older: np.ndarray | None) -> np.ndarray:
+    """Age in days of each customer's newest of some rows (or older day), float64 (C,); ten years where there is none.
+
+    A last day that is more than ten years ago stays as it is, so an older day counts only where no row does.
+    """
+    out = np.full(count, NEVER_DAYS) if older is None else _age(as_of_day, older)
+    out[owner[rows]] = age[rows]  # of equal customers the last one written stays, which is the newest
+    return out
