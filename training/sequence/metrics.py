@@ -1,7 +1,7 @@
 """How good a churn probability or a forecast of value is, on a sample and on its resamples. NumPy only.
 
-A resample is given by counts: how often each customer was drawn, float64 (n,). Measures take them, so that a bootstrap sorts the scores once
-and not once a resample. Ties get what the average over their orders would: a constant score has AUC 0.5, Spearman 0 and Gini 0.
+A resample is given by counts: how often each customer was drawn, float64 (n,). Measures take them, so that a bootstrap sorts the scores
+once and not once a resample. Ties get what the average over their orders would: a constant score has AUC 0.5, Spearman 0 and Gini 0.
 
 Letters: n customers, g groups of tied scores, R resamples.
 """
