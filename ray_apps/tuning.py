@@ -5,7 +5,7 @@ Imported with the package: whoever reads `REGULARS_SERVE_*` must know that these
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from contracts.settings import StackSettings, settings_config
 
@@ -30,3 +30,42 @@ class SimilarSettings(StackSettings):
     save_s: float = Field(60.0, gt=0, le=86_400, description="Pause between two savings of the file while it is being filled.")
     deadline_s: float = Field(5.0, gt=0, le=60, description="Longest wait for the model server's answer to one batch.")
     exact_up_to: int = Field(100_000, ge=0, description="Customers of one business up to which every vector is compared.")
+
+
+class ChurnSettings(StackSettings):
+    """Forecasts of churn and value, and the rules that follow from them: `REGULARS_SERVE_CHURN_*`.
+
+    The rules stand in until decisions are learned. Lifts and confidences are assumptions of the business, not measured effects.
+    """
+
+    model_config = settings_config("REGULARS_SERVE_CHURN_")
+    deadline_ms: int = Field(150, ge=1, le=60_000, description="Longest wait for the model server's answer to one forecast.")
+    risk_cuts: tuple[float, float, float] = Field(
+        (0.4, 0.6, 0.8), description="90-day probability from which on it is MEDIUM, HIGH, CRITICAL."
+    )
+    stored_days: float = Field(7.0, ge=0, le=90, description="Oldest earlier forecast that stands in while the model server is away.")
+    refresh_s: float = Field(600.0, gt=0, le=86_400, description="Pause between two counts of the business's cut points.")
+
+    retention_lift: tuple[float, float, float, float] = Field(
+        (0.0, 0.05, 0.10, 0.10), description="Share of churn that the action is assumed to prevent, by level from LOW to CRITICAL."
+    )
+    incentive_share: tuple[float, float, float, float] = Field(
+        (0.0, 0.01, 0.03, 0.04), description="Share of the predicted CLV that an incentive may cost, by level from LOW to CRITICAL."
+    )
+    confidence: tuple[float, float, float] = Field(
+        (0.8, 0.5, 0.2), description="In the recommendation, for coverage full, sparse, cold start."
+    )
+    tier_spend: tuple[float, float, float] = Field(
+        (300.0, 900.0, 1800.0), description="Net spend in 365 days that SILVER, GOLD and PLATINUM need."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ChurnSettings:
+        for name in ("risk_cuts", "tier_spend"):
+            values = getattr(self, name)
+            if list(values) != sorted(set(values)) or values[0] <= 0:
+                raise ValueError(f"{name} is {values}, must rise from above 0")
+        for name in ("risk_cuts", "retention_lift", "incentive_share", "confidence"):
+            if not all(0 <= v <= 1 for v in getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)}, must be 0 to 1 each")
+        return self

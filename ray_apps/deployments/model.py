@@ -1,10 +1,8 @@
-"""The model version that is being served, and the change to the next one under load."""
+"""The recommender's version that is being served: what a request needs of it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,22 +11,19 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from contracts.bundle import MODEL_NAME, OfferTypes, Ranking, deployed_version
-from contracts.errors import ArtifactError, StackError, UpstreamError
+from contracts.bundle import BUNDLES, MODEL_NAME, OfferTypes, Ranking
+from contracts.errors import ArtifactError
 from contracts.paths import Home
-from contracts.tensors import MODELS, USER_TOWER, ModelSpec, difference
-from embeddings.snapshot import IndexHolder, Snapshot, from_bundle
+from contracts.tensors import MODELS, USER_TOWER
+from embeddings.snapshot import Snapshot, from_bundle
 from features.definitions import DAY_S
 from features.pairs import WINDOWS_DAYS, ItemStats, log_shares
 from features.vocabulary import Vocabulary
 from ray_apps.deployments.explain import Catalogue
 from ray_apps.deployments.population import ContextLifts, Population, populations
-from serving import repository
+from ray_apps.deployments.watcher import BundleWatcher, check_model
 from serving.client import TritonClient
 from warehouse.store import Warehouse
-
-logger = logging.getLogger("regulars.model")
-TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -157,30 +152,11 @@ async def check_tower(client: TritonClient, served: Served, deadline_s: float = 
     await check_model(client, served, USER_TOWER, deadline_s)
 
 
-async def check_model(client: TritonClient, served: Served, spec: ModelSpec, deadline_s: float = 1.0) -> None:
-    """Compare one model's answer in Triton to the known row; READY alone proves nothing.
-
-    Raises:
-        UpstreamError: it does not answer, or wrongly.
-    """
-    inputs = {t.name: served.golden[t.name] for t in spec.inputs}
-    answer = await client.infer(spec, inputs, served.version, deadline_s)
-    off = max(difference(answer[t.name], served.golden[t.name]) for t in spec.outputs)
-    if not off <= TOLERANCE:
-        raise UpstreamError(f"{spec.name} {served.version} is off by {off:.2g} on its known row, at most {TOLERANCE:g} is allowed.")
-
-
-class ModelWatcher:
-    """Serves what `deployed.json` says: builds the snapshot, loads the version in Triton, checks it there, swaps.
-
-    Requests name the version they want, so the old one answers those that are under way. It stays loaded for a quick way back until
-    the repository, which keeps the newest few, lets go of it at a later load.
+class ModelWatcher(BundleWatcher[Served]):
+    """The recommender's watcher, which also counts anew what the warehouse holds.
 
     Args:
-        home: where bundles, the model repository and the warehouse lie.
-        client: of the model server.
-        poll_s: pause between two looks at deployed.json.
-        on_swap: told of each attempt: `ok` or `failed`.
+        home, client, poll_s, on_swap: see `BundleWatcher`.
         refresh_s: pause between two counts of what is redeemed now (`refreshed`).
     """
 
@@ -192,66 +168,8 @@ class ModelWatcher:
         on_swap: Callable[[str], object] = lambda outcome: None,
         refresh_s: float = 300.0,
     ) -> None:
-        self._home, self._client, self._poll_s, self._on_swap, self._refresh_s = home, client, poll_s, on_swap, refresh_s
-        self._counted_at = time.monotonic()
-        self._holder: IndexHolder[Served] | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._refused: tuple[str, str] | None = None
-
-    @property
-    def current(self) -> Served | None:
-        """Read it once per request."""
-        return self._holder.current if self._holder is not None else None
-
-    @property
-    def problem(self) -> str | None:
-        """Why the deployed version is not the served one; None when it is."""
-        return self._refused[1] if self._refused is not None else None
-
-    async def start(self) -> None:
-        """Load the deployed version and watch for others.
-
-        Raises:
-            ArtifactError: nothing is deployed, or its bundle cannot be used.
-        """
-        await self._load_first()
-        self._task = asyncio.create_task(self._watch(), name="model-watch")
-
-    async def _load_first(self) -> None:
-        version = await asyncio.to_thread(deployed_version, self._home.models)
-        self._holder = IndexHolder(await asyncio.to_thread(load, self._home, version))
-
-    async def stop(self) -> None:
-        """End watching."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-    async def look(self) -> None:
-        """Swap when another version was deployed. A version that fails is tried again only after deployed.json named another one."""
-        if self._holder is None:
-            await self._load_first()
-            return
-        version = await asyncio.to_thread(deployed_version, self._home.models)
-        if version == self._holder.current.version:
-            self._refused = None
-            return
-        if self._refused is not None and self._refused[0] == version:
-            return
-        try:
-            served = await asyncio.to_thread(load, self._home, version)
-            await self._load_in_triton(served)
-        except (StackError, OSError) as exc:
-            self._refused = (version, f"version {version} was deployed but cannot be served: {exc}")
-            self._on_swap("failed")
-            logger.error("%s; version %s goes on", self._refused[1], self._holder.current.version)
-            return
-        old = self._holder.swap(served)
-        self._refused = None
-        self._on_swap("ok")
-        logger.warning("now serving %s, before %s", served.name, old.name)
+        super().__init__(BUNDLES[MODEL_NAME], load, home, client, poll_s, on_swap)
+        self._refresh_s, self._counted_at = refresh_s, time.monotonic()
 
     async def refresh(self) -> None:
         """Count again what the warehouse holds, when that was `refresh_s` ago."""
@@ -260,22 +178,3 @@ class ModelWatcher:
         self._counted_at = time.monotonic()
         served = self._holder.current
         self._holder.swap(await asyncio.to_thread(refreshed, served, self._home))
-
-    async def _load_in_triton(self, served: Served) -> None:
-        missing = [name for name in MODELS if not await self._client.ready(name, served.version)]
-        if missing:
-            folder = self._home.models / MODEL_NAME / served.version
-            await asyncio.to_thread(repository.build, folder, self._home.triton_repo)
-        for name in missing:
-            await self._client.load(name)
-        for spec in MODELS.values():
-            await check_model(self._client, served, spec)
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(self._poll_s)
-            try:
-                await self.look()
-                await self.refresh()
-            except Exception as exc:  # the watcher must outlive whatever it meets
-                logger.warning("cannot look for another version or count anew: %s", exc)
