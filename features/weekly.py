@@ -146,14 +146,14 @@ def coverage(statics: np.ndarray) -> np.ndarray:
     return np.where((days >= FULL_PURCHASE_DAYS) & (since >= FULL_SINCE_DAYS), COVERAGES.index("full"), names).astype(np.int64)
 
 
-_EVENT_SUMS = {
+EVENT_SUMS = {
     "engagement": ENGAGEMENT, "offers": ("offer_received",), "views": ("offer_viewed",), "redemptions": ("redemption",),
     "negative": ("reward_dismissed", "unsubscribe"),
 }  # fmt: skip
 _COUNTS = ", ".join(
-    f"count(*) FILTER (event_type IN ({', '.join(repr(t) for t in kinds)}))::FLOAT AS {name}" for name, kinds in _EVENT_SUMS.items()
+    f"count(*) FILTER (event_type IN ({', '.join(repr(t) for t in kinds)}))::FLOAT AS {name}" for name, kinds in EVENT_SUMS.items()
 )
-_COUNTED = ", ".join(repr(t) for kinds in _EVENT_SUMS.values() for t in kinds)
+_COUNTED = ", ".join(repr(t) for kinds in EVENT_SUMS.values() for t in kinds)
 _DAILY_SUMS = ", ".join(f"coalesce(sum({name}), 0)::FLOAT AS {name}" for name in DAILY)
 _DAY = "(epoch_us({}) // 86400000000)::INTEGER AS day"
 WANTED = "history_customers"

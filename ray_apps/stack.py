@@ -24,8 +24,9 @@ from typing import IO, Any
 import httpx
 import pyarrow as pa
 
-from contracts.bundle import MODEL_NAME, deployed_version, read_manifest
+from contracts.bundle import BUNDLES, MODEL_NAME, deployed_version, read_manifest
 from contracts.errors import ArtifactError, ConfigError, StackError, UpstreamError, UpstreamTimeout
+from features.history import HISTORY_FORMAT
 from features.online import OnlineSettings, OnlineStore, materialize
 from features.state import STATE_FORMAT
 from ray_apps.clock import ServingClock, anchor
@@ -107,7 +108,6 @@ class Stack:
         url = self.settings.database_url or self.home.database_url
         self._say("operational database: migrations")
         upgrade(url)
-        self._say(f"model server: two-tower/{version}")
         self._start_triton(version)
         self.clock = anchor(self.settings.clock, warehouse.as_of(), self._last_served())
         materialized = self._materialize(warehouse, url)
@@ -188,11 +188,27 @@ class Stack:
 
     def _start_triton(self, version: str) -> None:
         repository.build(self.home.models / MODEL_NAME / version, self.home.triton_repo)
+        served = {MODEL_NAME: version, **self._add_other_bundles()}
+        self._say(f"model server: {', '.join(f'{name}/{v}' for name, v in served.items())}")
         (self.home.run / "logs").mkdir(parents=True, exist_ok=True)
         self._triton = TritonServer(
-            TritonSettings.load(), self.home.triton_repo, self.home.run / "triton", deployed_probe(self.home.models)
+            TritonSettings.load(), self.home.triton_repo, self.home.run / "triton", deployed_probe(self.home.models, tuple(served))
         )
         self._triton.start().watch()
+
+    def _add_other_bundles(self) -> dict[str, str]:
+        """Deployed versions of the bundles beside the recommender's, by name; one that cannot be used is said, and does not stop the rest."""
+        added = {}
+        for name in BUNDLES:
+            if name == MODEL_NAME or not (self.home.models / name / "deployed.json").is_file():
+                continue
+            try:
+                version = deployed_version(self.home.models, name)
+                repository.build(self.home.models / name / version, self.home.triton_repo)
+                added[name] = version
+            except ArtifactError as exc:
+                self._say(f"model server: without {name}: {exc}")
+        return added
 
     def _last_served(self) -> datetime | None:
         try:
@@ -209,7 +225,8 @@ class Stack:
         # A killed run may have landed rows without moving the marker: land first, or they count in the states and in the inbox.
         watermark = asyncio.run(_land(url, warehouse))
         online_settings = OnlineSettings.load().public()
-        wanted = {"data_version": warehouse.data_version(), "online": online_settings, "watermark": watermark, "state": STATE_FORMAT}
+        formats = {"state": STATE_FORMAT, "history": HISTORY_FORMAT}
+        wanted = {"data_version": warehouse.data_version(), "online": online_settings, "watermark": watermark, **formats}
         with suppress(OSError, ValueError):
             if json.loads(mark.read_text(encoding="utf-8")) == wanted:
                 return 0

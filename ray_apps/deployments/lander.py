@@ -31,6 +31,7 @@ import pyarrow as pa
 from contracts.errors import StackError
 from contracts.tables import TABLES
 from features.definitions import Touch, basket_category, event_touch, purchase_touch, ticket_touch
+from features.history import DayAct, event_acts, purchase_acts, ticket_acts
 from ray_apps.store import InboxRow, OperationalStore
 from warehouse.store import LandingReport, Warehouse
 
@@ -242,6 +243,22 @@ def _touch(row: InboxRow, category_of: CategoryOf) -> Touch:
         return ticket_touch(row.occurred_at, sent.get("metadata", {}).get("rating"))
     kind = "review" if row.event_type == "feedback" else row.event_type
     return event_touch(kind, row.occurred_at, sent.get("rewardId"), _value(row))
+
+
+def acts_of(rows: Iterable[InboxRow]) -> list[DayAct]:
+    """Inbox rows as parts of days, for the request path: what `features.weekly.DAILY_SQL` makes of them once they have landed."""
+    return [act for row in rows for act in _acts(row)]
+
+
+def _acts(row: InboxRow) -> list[DayAct]:
+    sent, extra = row.payload, row.payload.get("metadata", {})
+    if row.event_type == "purchase":
+        discount = _money_or_none(extra.get("discountAmount"))
+        return purchase_acts(row.occurred_at, float(_money(sent["amount"])), None if discount is None else float(discount))
+    if row.event_type == "ticket":
+        rating = extra.get("rating")
+        return ticket_acts(row.occurred_at, None if rating is None else int(rating), extra.get("sentiment"))
+    return event_acts(row.event_type, row.occurred_at)  # no sum counts a review, so feedback needs no other name here
 
 
 def _category(row: InboxRow, category_of: CategoryOf) -> str | None:
