@@ -10,21 +10,27 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import redis
 
 from contracts.errors import ArtifactError, ConfigError, UpstreamError, UpstreamTimeout
 from contracts.paths import Home
-from features import asof
+from features import asof, weekly
 from features.definitions import Touch, epoch_seconds
+from features.history import CustomerHistory, extended, purchase_acts, tensors_of
+from features.history import pack as pack_history
 from features.online import OnlineSettings, OnlineStore, connection_string, materialize
 from features.state import CustomerState, fold, pack, state_at, tensors
 from features.vocabulary import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
+HISTORY = extended(CustomerHistory(watermark=5, folded_before=20_000), purchase_acts(datetime(2026, 3, 1, tzinfo=UTC), 12.5, 1.0))
 STATE = fold(CustomerState(watermark=3), [Touch(1e9, 3, "r:x", 1.0), Touch(1.1e9, 17, "c:tea", 5.0)])
 
 
@@ -50,6 +56,26 @@ def _round_trip(store: OnlineStore) -> None:
     strange = "c*[1]?\\ü"  # a pattern's characters, and more bytes than letters
     store.write([("b", strange, STATE)])
     assert store.customers() == sorted([("b", "c"), ("b", "d"), ("b", strange), ("other", "c")])
+    _histories_round_trip(store)
+    assert store.customers() == sorted([("b", "c"), ("b", "d"), ("b", strange), ("other", "c")])
+
+
+def _histories_round_trip(store: OnlineStore) -> None:
+    """Histories beside the states of ("b", "c"), ("b", "d") and ("other", "c")."""
+    with pytest.raises(ArtifactError, match="state but no history"):  # as a store of an older version has them
+        store.read_history("b", "c")
+    assert store.read_history("b", "nobody") is None
+    assert store.write_histories([("b", "c", HISTORY), ("other", "c", CustomerHistory())]) == 2
+    found = store.read_history("b", "c")
+    assert found is not None
+    assert pack_history(found) == pack_history(HISTORY)
+    assert found.watermark == 5
+    store.write_histories([("b", "c", replace(HISTORY, watermark=6))])
+    assert (newer := store.read_history("b", "c")) is not None
+    assert newer.watermark == 6
+    state = store.read("b", "c")
+    assert state is not None
+    assert state.watermark == 4  # neither write touches the other view
 
 
 def test_sqlite_reads_what_was_written(store) -> None:
@@ -106,6 +132,30 @@ def test_a_damaged_value_is_an_artifact_error(store, monkeypatch) -> None:
         store.read("b", "c")
 
 
+def test_a_damaged_history_is_an_artifact_error_and_the_state_can_still_be_read(store, monkeypatch) -> None:
+    monkeypatch.setattr("features.online.pack_history", lambda history: pack_history(history)[:-1] + b"!")
+    store.write([("b", "c", STATE)])
+    store.write_histories([("b", "c", HISTORY)])
+    with pytest.raises(ArtifactError, match="checksum"):
+        store.read_history("b", "c")
+    assert store.read("b", "c") is not None
+
+
+def test_a_store_from_before_there_were_histories_says_how_to_get_them(store, tmp_path) -> None:
+    store.write([("b", "c", STATE)])
+    store.close()
+    with sqlite3.connect(tmp_path / "online" / "online.db") as connection:
+        connection.execute("DROP TABLE regulars_customer_history")
+    connection.close()
+    old = OnlineStore(OnlineSettings(), Home(tmp_path))
+    assert old.read("b", "c") is not None  # the recommender goes on
+    with pytest.raises(ArtifactError, match="regulars serve"):
+        old.read_history("b", "c")
+    old.write_histories([("b", "c", HISTORY)])  # the table is made again
+    assert old.read_history("b", "c") is not None
+    old.close()
+
+
 def test_threads_may_read_while_another_writes(store) -> None:
     store.write([("b", "c", STATE)])
     failures: list[BaseException] = []
@@ -146,16 +196,33 @@ def test_materialized_states_serve_what_the_warehouse_says(store, shop, at, exam
         np.testing.assert_allclose(online[name], array, atol=1e-5)
 
 
+def test_materialized_histories_serve_what_the_warehouse_says(store, shop, at) -> None:
+    shop.add("customers", {"customer_id": "a", "joined_at": at(0)}, {"customer_id": "quiet"})
+    for day in range(0, 900, 9):
+        shop.purchase("a", at(day), 10.0 + day)
+        shop.event("a", at(day + 2), "app_open")
+        shop.purchase("b", at(day / 3), 5.0)
+    moment = at(899.5)  # noon, the shop's hour, plus half a day: a midnight
+    materialize(shop.connection, store, at(880), 7)  # 19 days before: what lay after it counts once its day has come
+    wanted = pa.table({"business_id": ["b"] * 3, "customer_id": ["a", "b", "quiet"]})
+    expected = weekly.tensors(weekly.read(shop.connection, wanted, moment), weekly.as_of_day(moment))
+    for row, customer in enumerate(("a", "b", "quiet")):
+        found = store.read_history("b", customer)
+        assert found is not None
+        assert found.watermark == 7
+        for name, array in tensors_of(found, moment).items():
+            np.testing.assert_allclose(array, expected[name][row : row + 1], atol=1e-5)
+
+
 def test_materialize_can_be_told_whom(store, shop, at) -> None:
     shop.event("a", at(0), "app_open")
     shop.event("b", at(0), "app_open")
     assert materialize(shop.connection, store, at(1), 1, customers=[("b", "b"), ("b", "b")]) == 1
     assert [s is not None for s in store.read_many([("b", "a"), ("b", "b")])] == [False, True]
+    assert [store.read_history("b", c) is not None for c in ("a", "b")] == [False, True]
 
 
 def test_the_warehouses_own_connection_will_do(store, tmp_path, at) -> None:
-    import pyarrow as pa
-
     from contracts.tables import TABLES
     from warehouse.store import Warehouse
 

@@ -20,10 +20,12 @@ from contracts.api import ApiEventType, EventIn, parse_event
 from contracts.errors import UpstreamError
 from contracts.paths import Home
 from contracts.tables import EVENT_TYPES
+from features import weekly
 from features.definitions import KIND_CODES, TOUCHES_SQL, Touch
+from features.history import CustomerHistory, extended, tensors_of
 from features.online import OnlineSettings, OnlineStore
 from features.state import CustomerState, finalize, state_at
-from ray_apps.deployments.lander import Lander, LanderReport, LanderSettings, Materialize, _source, touches_of, warehouse_rows
+from ray_apps.deployments.lander import Lander, LanderReport, LanderSettings, Materialize, _source, acts_of, touches_of, warehouse_rows
 from ray_apps.migrations import upgrade_async
 from ray_apps.store import InboxRow, OperationalStore
 from warehouse.store import Warehouse
@@ -166,6 +168,46 @@ async def test_random_purchases_have_equal_touches(store: OperationalStore, land
     before = sorted(touches_of(await store.events_to_land(1000, 0), category_of))
     await lander.land_once()
     assert landed_touches(home, [("biz-1", "c1")]) == before
+
+
+async def now_history(store: OperationalStore, online: OnlineStore, customer: str, business: str = "biz-1") -> CustomerHistory:
+    """As the request path makes it: the stored history and the inbox events above its watermark."""
+    base = online.read_history(business, customer)
+    return extended(base, acts_of(await store.recent_events(business, customer, base.watermark if base is not None else 0)))
+
+
+async def test_weekly_histories_are_equal_before_and_after_landing(
+    store: OperationalStore, lander: Lander, home: Home, online: OnlineStore
+) -> None:
+    old = [event(f"old-{n}", kind="purchase", amount=20 + n, occurredAt=f"{2022 + n}-03-01T10:00:00Z") for n in range(4)]
+    unhappy = [
+        event(f"bad-{n}", kind="ticket", metadata=m, occurredAt=f"2026-11-0{n + 1}T10:00:00Z")
+        for n, m in enumerate(
+            ({"rating": 1}, {"text": "x", "sentiment": "NEGATIVE"}, {"rating": 3, "sentiment": "NEUTRAL"}, {"rating": 2.0})
+        )
+    ]
+    sent = [*one_of_each(), *old, *unhappy]
+    random.Random(3).shuffle(sent)
+    tomorrow = NOW + timedelta(days=1)
+    seen: list[dict[str, np.ndarray]] = []
+    for part in (sent[:10], sent[10:]):
+        await store.insert_events("biz-1", part)
+        before = await now_history(store, online, "c1")
+        report = await lander.land_once()
+        after = await now_history(store, online, "c1")
+        assert after.watermark == report.last > before.watermark
+        for name, array in (found := tensors_of(after, tomorrow)).items():
+            np.testing.assert_allclose(tensors_of(before, tomorrow)[name], array, atol=1e-5)
+        seen.append(found)
+    with Warehouse(home.warehouse).connect() as connection:
+        wanted = pa.table({"business_id": ["biz-1"], "customer_id": ["c1"]})
+        offline = weekly.tensors(weekly.read(connection, wanted, tomorrow), weekly.as_of_day(tomorrow))
+    for name, array in offline.items():
+        np.testing.assert_allclose(seen[1][name], array, atol=1e-5)
+        assert not np.allclose(seen[0][name], array, atol=1e-5)  # the first landing did not hold it all
+    known = weekly.facts(offline["statics"])
+    assert known["bad_tickets_90d"][0] == pytest.approx(4, abs=1e-4)  # two ratings of 1 and 2, one sentiment, and `k1`, rated 2
+    assert known["purchase_days"][0] == pytest.approx(6, abs=1e-4)
 
 
 async def test_each_event_lands_with_all_that_was_said(store: OperationalStore, lander: Lander, home: Home) -> None:
