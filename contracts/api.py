@@ -509,9 +509,10 @@ class Ready(Response):
     """Whether requests can be served, and what is missing when not (then with status 503)."""
 
     ready: bool = Field(examples=[True])
-    """True when every check is."""
-    checks: dict[str, bool] = Field(examples=[{"database": True, "model": True, "triton": True, "index": True, "features": True}])
-    """Each part that is needed, and whether it works."""
+    """True when every part that is needed works."""
+    checks: dict[str, bool] = Field(examples=[{"database": True, "model": True, "triton": True, "features": True, "sequence": True}])
+    """Each part, and whether it works. `model` (is the served version the deployed one?) and `sequence` (can forecasts be made?) are shown
+    only."""
     model_version: str | None = Field(default=None, examples=["two-tower/7"])
     """The model that is being served."""
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-import orjson
 from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
@@ -19,105 +18,28 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from contracts import api
-from contracts.errors import ContractError, Forbidden, StackError
-from ray_apps import problems
+from contracts.errors import StackError
+from ray_apps import problems, routes_churn
 from ray_apps.metrics import Stopwatch
 from ray_apps.middleware import Boundary
-from ray_apps.service import Caller, Service
+from ray_apps.routing import (
+    BODY_PROBLEMS,
+    JSON,
+    READERS,
+    SECURED,
+    WRITERS,
+    answer,
+    own_business,
+    problem_responses,
+    read,
+    read_json,
+    returns,
+    takes,
+)
+from ray_apps.service import Service
 
 TITLE, VERSION = "Regulars", "1.0.0"
-JSON = "application/json"
-WRITERS, READERS = ("app", "admin"), ("app", "analyst", "admin")
 CustomerQuery = Annotated[api.Id, Query(alias="customerId", description="The customer asked about.")]
-
-
-class UnsupportedMediaError(ContractError):
-    """The body is not JSON."""
-
-    status = 415
-    title = "Unsupported media type"
-    slug = "unsupported-media-type"
-
-
-class MalformedJsonError(ContractError):
-    """The body is not valid JSON."""
-
-    status = 400
-    title = "Malformed JSON"
-    slug = "malformed-json"
-
-
-async def read_json(request: Request) -> Any:
-    """The parsed body; orjson refuses NaN, Infinity, lone surrogates and nesting beyond 1024 levels.
-
-    Raises:
-        UnsupportedMediaError, MalformedJsonError.
-    """
-    sent = request.headers.get("content-type", "")
-    if sent.partition(";")[0].strip().lower() != JSON:
-        raise UnsupportedMediaError(f"Content-Type is {sent[:100] or 'absent'!r}, must be {JSON}. Send JSON and say so.")
-    try:
-        return orjson.loads(await request.body())
-    except orjson.JSONDecodeError as exc:
-        raise MalformedJsonError(f"The body is not valid JSON ({exc.msg}, position {exc.pos}). Send one JSON object in UTF-8.") from exc
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-async def read(request: Request, model: type[Model]) -> Model:
-    """The body as `model`.
-
-    Raises:
-        UnsupportedMediaError, MalformedJsonError, pydantic.ValidationError.
-    """
-    return model.model_validate(await read_json(request))
-
-
-def own_business(caller: Caller, business_id: str | None) -> None:
-    """Raise Forbidden for another business than the caller's."""
-    if business_id is not None and business_id != caller.business_id:
-        raise Forbidden(f"businessId {business_id} is not the one of this key. Leave it out, or use a key of that business.")
-
-
-def answer(body: Any, stopwatch: Stopwatch | None = None, status: int = 200) -> Response:
-    """A JSON response; the stages' times go into `Server-Timing`."""
-    headers = {"Server-Timing": stopwatch.header()} if stopwatch else None
-    content = body.wire() if isinstance(body, api.Response) else orjson.dumps(body)
-    return Response(content, status_code=status, media_type=JSON, headers=headers)
-
-
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    content = {"content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
-    return {status: {"description": _PROBLEMS[status], **content} for status in statuses}
-
-
-_PROBLEMS = {
-    400: "The body is not valid JSON, or the request is not valid HTTP.",
-    401: "No key, or not a valid one.",
-    403: "The key does not allow this.",
-    404: "There is no such thing for this business.",
-    409: "The same id was used before with other content.",
-    413: "The body is too large.",
-    415: "The body is not JSON.",
-    422: "The request does not meet the contract; `errors` names the fields.",
-    503: "Overloaded, or a part is unavailable; see Retry-After.",
-}
-_BODY_PROBLEMS = (400, 401, 403, 413, 415, 422, 503)
-
-
-def _returns(model: type[BaseModel], *problem_statuses: int) -> dict[str, Any]:
-    ok = {"description": "OK", "content": {JSON: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}}
-    return {"responses": {200: ok, **_problems(*problem_statuses)}, "response_class": Response}
-
-
-def _takes(*models: type[BaseModel]) -> dict[str, Any]:
-    references: list[dict[str, Any]] = [{"$ref": f"#/components/schemas/{m.__name__}"} for m in models]
-    schema = references[0] if len(references) == 1 else {"anyOf": references}
-    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}, "security": [{"bearer": []}]}
-
-
-_SECURED: dict[str, Any] = {"security": [{"bearer": []}]}
 _DOCUMENTED: tuple[tuple[type[BaseModel], Any], ...] = (
     (api.RecommendationRequest, "validation"),
     (api.FeedbackRequest, "validation"),
@@ -132,6 +54,7 @@ _DOCUMENTED: tuple[tuple[type[BaseModel], Any], ...] = (
     (api.EventsResponse, "serialization"),
     (api.Ready, "serialization"),
     (api.Problem, "serialization"),
+    *routes_churn.DOCUMENTED,
 )
 
 
@@ -151,6 +74,7 @@ def create_app(service: Service) -> ASGIApp:
     _add_recommendations(app, service)
     _add_offers(app, service)
     _add_customers(app, service)
+    routes_churn.add_churn(app, service)
     _add_events(app, service)
     _add_operations(app, service)
     _add_handlers(app)
@@ -161,7 +85,7 @@ def create_app(service: Service) -> ASGIApp:
 def _add_recommendations(app: FastAPI, service: Service) -> None:
     path = "/api/v1/ml/recommendations"
 
-    @app.post(path, **_returns(api.RecommendationResponse, *_BODY_PROBLEMS), openapi_extra=_takes(api.RecommendationRequest))
+    @app.post(path, **returns(api.RecommendationResponse, *BODY_PROBLEMS), openapi_extra=takes(api.RecommendationRequest))
     async def recommend(request: Request) -> Response:
         """Rewards to show to one customer, best first. An unknown customer gets a cold-start answer."""
         stopwatch = Stopwatch()
@@ -171,7 +95,7 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
         own_business(caller, wanted.business_id)
         return answer(await service.recommend(caller, wanted, stopwatch), stopwatch)
 
-    @app.get(path, **_returns(api.RecommendationHistory, 401, 403, 422, 503), openapi_extra=_SECURED)
+    @app.get(path, **returns(api.RecommendationHistory, 401, 403, 422, 503), openapi_extra=SECURED)
     async def history(
         request: Request,
         customer_id: CustomerQuery,
@@ -185,8 +109,8 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
 
     @app.post(
         path + "/{recommendation_id}/feedback",
-        **_returns(api.FeedbackResponse, 404, *_BODY_PROBLEMS),
-        openapi_extra=_takes(api.FeedbackRequest),
+        **returns(api.FeedbackResponse, 404, *BODY_PROBLEMS),
+        openapi_extra=takes(api.FeedbackRequest),
     )
     async def feedback(request: Request, recommendation_id: Annotated[api.Id, Path(description="From the answer.")]) -> Response:
         """What the customer did with a recommended reward; idempotent. NEGATIVE_FEEDBACK keeps the reward out of the next answers."""
@@ -197,7 +121,7 @@ def _add_recommendations(app: FastAPI, service: Service) -> None:
 
 
 def _add_customers(app: FastAPI, service: Service) -> None:
-    @app.get("/api/v1/ml/customers/{customer_id}/similar", **_returns(api.SimilarResponse, 401, 403, 404, 422, 503), openapi_extra=_SECURED)
+    @app.get("/api/v1/ml/customers/{customer_id}/similar", **returns(api.SimilarResponse, 401, 403, 404, 422, 503), openapi_extra=SECURED)
     async def similar(
         request: Request,
         customer_id: Annotated[api.Id, Path(description="The customer asked about.")],
@@ -216,7 +140,7 @@ def _add_customers(app: FastAPI, service: Service) -> None:
 def _add_offers(app: FastAPI, service: Service) -> None:
     path = "/api/v1/ml/offers/next-best"
 
-    @app.post(path, **_returns(api.NextOfferResponse, *_BODY_PROBLEMS), openapi_extra=_takes(api.NextOfferRequest))
+    @app.post(path, **returns(api.NextOfferResponse, *BODY_PROBLEMS), openapi_extra=takes(api.NextOfferRequest))
     async def next_best(request: Request) -> Response:
         """A probability for each of the eight offer types, and the offer to make to one customer.
 
@@ -232,7 +156,7 @@ def _add_offers(app: FastAPI, service: Service) -> None:
 
 
 def _add_events(app: FastAPI, service: Service) -> None:
-    @app.post("/api/v1/events", **_returns(api.EventsResponse, 409, *_BODY_PROBLEMS), openapi_extra=_takes(api.EventIn, api.EventBatch))
+    @app.post("/api/v1/events", **returns(api.EventsResponse, 409, *BODY_PROBLEMS), openapi_extra=takes(api.EventIn, api.EventBatch))
     async def events(request: Request) -> Response:
         """One event, or `{"events": [...]}` with up to 1000. The same `eventId` again changes nothing.
 
@@ -265,7 +189,7 @@ def _add_operations(app: FastAPI, service: Service) -> None:
         "content": {JSON: {"schema": {"$ref": "#/components/schemas/Ready"}}},
     }
 
-    @app.get("/-/readyz", **_returns(api.Ready) | {"responses": _returns(api.Ready)["responses"] | {503: ready_problem}})
+    @app.get("/-/readyz", **returns(api.Ready) | {"responses": returns(api.Ready)["responses"] | {503: ready_problem}})
     async def readyz() -> Response:
         """Whether requests can be served by the model."""
         found = await service.ready()
@@ -327,7 +251,7 @@ def _documented(app: FastAPI) -> Callable[[], dict[str, Any]]:
                 for operation in path.values():
                     # FastAPI documents its own 422 for every parameter; ours is problem+json.
                     if JSON in operation["responses"].get("422", {}).get("content", {}):
-                        operation["responses"]["422"] = _problems(422)[422]
+                        operation["responses"]["422"] = problem_responses(422)[422]
             app.openapi_schema = schema
         return app.openapi_schema
 

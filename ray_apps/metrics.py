@@ -29,7 +29,15 @@ class Metrics:
         self.model = Gauge("regulars_model_info", "1 for the model version being served.", ["version"], registry=self.registry)
         self.swaps = Counter("regulars_model_swaps_total", "Attempts to serve another model version.", ["outcome"], registry=self.registry)
         self.lost_logs = Counter("regulars_recommendation_log_failures_total", "Answers that could not be logged.", registry=self.registry)
+        self.forecasts = Counter("regulars_forecasts_total", "Forecasts answered.", ["route", "coverage", "source"], registry=self.registry)
+        self.forecast_stage = Histogram(
+            "regulars_forecast_stage_seconds", "Time of one stage of a forecast.", ["stage"], buckets=_BUCKETS, registry=self.registry
+        )
+        self.sequence = Gauge(
+            "regulars_sequence_model_info", "1 for the version of the sequence model being served.", ["version"], registry=self.registry
+        )
         self._version: str | None = None
+        self._sequence_version: str | None = None
         self._stages = {name: self.stage.labels(name) for name in STAGES}
 
     def served(self, version: str) -> None:
@@ -38,6 +46,19 @@ class Metrics:
             self.model.labels(self._version).set(0)
         self.model.labels(version).set(1)
         self._version = version
+
+    def served_sequence(self, version: str) -> None:
+        """Show which version of the sequence model answers from now on."""
+        if self._sequence_version is not None:
+            self.sequence.labels(self._sequence_version).set(0)
+        self.sequence.labels(version).set(1)
+        self._sequence_version = version
+
+    def observe_forecast(self, stopwatch: Stopwatch, route: str, coverage: str, source: str) -> None:
+        """Add one forecast and its stage times."""
+        for name, seconds in stopwatch.stages.items():
+            self.forecast_stage.labels(name).observe(seconds)
+        self.forecasts.labels(route, coverage, source).inc()
 
     def observe(self, stopwatch: Stopwatch) -> None:
         """Add one request's stage times."""

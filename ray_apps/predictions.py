@@ -141,8 +141,8 @@ class Predictions:
         async with self._store.reading() as connection:
             return await _find(connection, business_id, prediction_id)
 
-    async def latest(self, business_id: str, customer_id: str, since: datetime) -> StoredPrediction | None:
-        """The customer's newest prediction by the model that is not older than `since`; None where there is none."""
+    async def newest(self, business_id: str, customer_id: str, since: datetime, limit: int = 10) -> list[StoredPrediction]:
+        """The customer's newest predictions by the model that are not older than `since`, newest first."""
         query = (
             sa.select(predictions)
             .where(
@@ -152,11 +152,10 @@ class Predictions:
                 predictions.c.degraded.is_(False),
             )
             .order_by(predictions.c.as_of.desc(), predictions.c.prediction_id)
-            .limit(1)
+            .limit(limit)
         )
         async with self._store.reading() as connection:
-            row = (await connection.execute(query)).mappings().first()
-        return None if row is None else _prediction(row)
+            return [_prediction(row) for row in (await connection.execute(query)).mappings()]
 
     async def add_intervention(self, business_id: str, prediction_id: str, campaign_id: str, intervention_type: str) -> Recorded:
         """Record what was done about a prediction, once.
@@ -193,10 +192,14 @@ class Predictions:
             )
         return Recorded(created, found)
 
-    async def judged(self, business_id: str, since: datetime, until: datetime, limit: int = 100_000) -> list[Judged]:
-        """Predictions by the model, about customers who were active, with an as-of time from `since` up to `until`, newest first.
+    async def judged(self, business_id: str, since: datetime, until: datetime, limit: int = 100_000) -> tuple[list[Judged], bool]:
+        """Predictions by the model, about customers who were active, with an as-of time from `since` up to `until`; and whether
+        there are more.
 
         Of one customer the first prediction of a day by one model version counts: several requests in a row are one forecast.
+
+        Args:
+            limit: predictions that are looked at; of more the newest.
         """
         columns = (
             predictions.c.customer_id, predictions.c.as_of, predictions.c.model_version,
@@ -211,12 +214,12 @@ class Predictions:
             .outerjoin(prediction_outcomes, prediction_outcomes.c.prediction_id == predictions.c.prediction_id)
             .where(*mine, *by_model)
             .order_by(predictions.c.as_of.desc(), predictions.c.prediction_id)
-            .limit(limit)
+            .limit(limit + 1)
         )
         async with self._store.reading() as connection:
             rows = (await connection.execute(query)).all()
         first: dict[tuple[str, date, str], Judged] = {}
-        for customer_id, as_of, version, *churn, intervened, churned in rows:
+        for customer_id, as_of, version, *churn, intervened, churned in rows[:limit]:
             key = (customer_id, as_of.date(), version)
             later = first.get(key)
             first[key] = Judged(
@@ -224,7 +227,7 @@ class Predictions:
                 bool(intervened) or (later is not None and later.intervened),
                 churned if later is None or later.reported is None else later.reported,
             )  # fmt: skip
-        return list(first.values())
+        return list(first.values()), len(rows) > limit
 
     async def prune(self, before: datetime) -> int:
         """Delete the predictions that were made before a time, with what was recorded about them; returns how many."""

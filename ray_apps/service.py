@@ -11,8 +11,10 @@ from typing import Any
 from contracts import api
 from contracts.errors import Forbidden, StackError, UnknownItem
 from contracts.tensors import MODELS
+from features.history import CustomerHistory
 from features.online import OnlineSettings, OnlineStore
 from features.state import CustomerState
+from ray_apps.churn_service import ChurnService
 from ray_apps.clock import ServingClock
 from ray_apps.deployments.model import ModelWatcher
 from ray_apps.deployments.next_offer import NextOffers
@@ -42,6 +44,12 @@ class BaseStates:
         if self._in_thread:
             return await asyncio.to_thread(self._store.read, business_id, customer_id)
         return self._store.read(business_id, customer_id)
+
+    async def read_history(self, business_id: str, customer_id: str) -> CustomerHistory | None:
+        """The stored weekly history; None for an unknown customer. Raises as `OnlineStore.read_history`."""
+        if self._in_thread:
+            return await asyncio.to_thread(self._store.read_history, business_id, customer_id)
+        return self._store.read_history(business_id, customer_id)
 
     async def read_many(self, customers: Sequence[tuple[str, str]]) -> list[CustomerState | None]:
         """As `read`, for some (business id, customer id) at once."""
@@ -81,6 +89,9 @@ class Service:
         self.customers = SimilarCustomers(
             home, self.models, self.states, self.store, self.client, self.recommender.tower, self.clock, self.metrics, settings
         )
+        self.churn = ChurnService(
+            home, self.store, self.recommender, self.states, self.client, self.clock, self.gate, settings, self.metrics
+        )
 
     async def start(self) -> None:
         """Load the model and begin the background work.
@@ -92,9 +103,11 @@ class Service:
         await self.models.start()
         self._swapped("ok")
         self.customers.start()
+        await self.churn.start()
 
     async def stop(self) -> None:
         """End the background work and write what waits to be written."""
+        await self.churn.stop()
         await self.customers.stop()
         await self.recommender.stop()
         await self.models.stop()
@@ -279,9 +292,10 @@ class Service:
             "triton": served is not None and not self.recommender.tower.open and await self._loaded(served.version),
             "database": await _works(self.store.ping),
             "features": not self.recommender.features.open and await _works(lambda: self.states.read("-", "-")),
+            "sequence": await self.churn.ready(),
         }
-        # A version that was deployed but cannot be served is shown, yet the old one goes on serving.
-        ready = served is not None and all(ok for name, ok in checks.items() if name != "model")
+        # A version that was deployed but cannot be served is shown, yet the old one goes on serving; forecasts are extra.
+        ready = served is not None and all(ok for name, ok in checks.items() if name not in ("model", "sequence"))
         return api.Ready(ready=ready, checks=checks, model_version=served.name if served is not None else None)
 
     async def _loaded(self, version: str) -> bool:

@@ -49,14 +49,13 @@ async def test_foreign_and_unknown_predictions_are_not_found(found: Predictions,
             await asked()
 
 
-async def test_the_latest_is_the_models_own_and_not_too_old(found: Predictions) -> None:
+async def test_the_newest_are_the_models_own_and_not_too_old(found: Predictions) -> None:
     days = {"a": 1, "b": 3, "c": 9}
     await found.save([prediction(name, as_of=NOW - timedelta(days=ago)) for name, ago in days.items()])
     await found.save([prediction("d", degraded=True), prediction("e", customer_id="other"), prediction("f", business_id="biz-2")])
-    latest = await found.latest("biz-1", "c", NOW - timedelta(days=7))
-    assert latest is not None
-    assert latest.prediction_id == "a"
-    assert await found.latest("biz-1", "c", NOW) is None
+    assert [p.prediction_id for p in await found.newest("biz-1", "c", NOW - timedelta(days=7))] == ["a", "b"]
+    assert [p.prediction_id for p in await found.newest("biz-1", "c", NOW - timedelta(days=7), limit=1)] == ["a"]
+    assert await found.newest("biz-1", "c", NOW) == []
 
 
 async def test_interventions_and_outcomes_are_recorded_once(found: Predictions) -> None:
@@ -93,7 +92,8 @@ async def test_only_the_models_first_forecast_of_a_day_about_the_active_is_judge
     await found.add_intervention("biz-1", "late", "camp", "OFFER")
     await found.add_outcome("biz-1", "late", True, None)
     await found.add_outcome("biz-1", "next", False, None)
-    rows = await found.judged("biz-1", NOW - timedelta(days=30), NOW + timedelta(days=2))
+    rows, more = await found.judged("biz-1", NOW - timedelta(days=30), NOW + timedelta(days=2))
+    assert not more
     got = {(r.as_of, r.model_version): (r.churn, r.intervened, r.reported) for r in rows}
     same = (0.6, 0.5, 0.4)
     assert got == {
@@ -101,8 +101,9 @@ async def test_only_the_models_first_forecast_of_a_day_about_the_active_is_judge
         (NOW, "sequence/2"): (same, False, None),
         (NOW + timedelta(days=1), "sequence/1"): (same, False, False),
     }
-    assert len(await found.judged("biz-1", NOW - timedelta(days=60), NOW + timedelta(days=2))) == 4
-    assert len(await found.judged("biz-1", NOW - timedelta(days=60), NOW + timedelta(days=2), limit=1)) == 1
+    assert len((await found.judged("biz-1", NOW - timedelta(days=60), NOW + timedelta(days=2)))[0]) == 4
+    rows, more = await found.judged("biz-1", NOW - timedelta(days=60), NOW + timedelta(days=2), limit=1)
+    assert ([r.as_of for r in rows], more) == ([NOW + timedelta(days=1)], True)
 
 
 async def test_pruning_takes_what_was_recorded_with_it(found: Predictions) -> None:
