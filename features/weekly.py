@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -150,58 +149,77 @@ EVENT_SUMS = {
     "engagement": ENGAGEMENT, "offers": ("offer_received",), "views": ("offer_viewed",), "redemptions": ("redemption",),
     "negative": ("reward_dismissed", "unsubscribe"),
 }  # fmt: skip
-_COUNTS = ", ".join(
-    f"count(*) FILTER (event_type IN ({', '.join(repr(t) for t in kinds)}))::FLOAT AS {name}" for name, kinds in EVENT_SUMS.items()
-)
 _COUNTED = ", ".join(repr(t) for kinds in EVENT_SUMS.values() for t in kinds)
-_DAILY_SUMS = ", ".join(f"coalesce(sum({name}), 0)::FLOAT AS {name}" for name in DAILY)
+_EVENT_SUM = " ".join(f"WHEN '{kind}' THEN {DAILY.index(name)}" for name, kinds in EVENT_SUMS.items() for kind in kinds)
 _DAY = "(epoch_us({}) // 86400000000)::INTEGER AS day"
 WANTED = "history_customers"
-"""Name of the relation (business_id, customer_id, code) that must be registered before `DAILY_SQL` runs."""
+"""Name of the relation (business_id, customer_id, code, shard) that must be registered before `ACTS_SQL` runs."""
 _MINE = "JOIN " + WANTED + " w ON w.business_id = x.business_id AND w.customer_id = x.customer_id"
-# Identifiers and literals are our own constants, never a user's text; $until is bound.
-DAILY_SQL = f"""
-WITH parts AS (
-    SELECT code, {_DAY.format("occurred_at")}, count(*) FILTER (amount >= 0)::FLOAT AS purchases, sum(amount)::FLOAT AS spend,
-           coalesce(sum(discount_amount), 0)::FLOAT AS discount
-    FROM transactions x {_MINE} WHERE occurred_at < $until GROUP BY ALL
-    UNION ALL BY NAME
-    SELECT code, {_DAY.format("occurred_at")}, {_COUNTS}
-    FROM events x {_MINE} WHERE occurred_at < $until AND event_type IN ({_COUNTED}) GROUP BY ALL
-    UNION ALL BY NAME
-    SELECT code, {_DAY.format("created_at")}, count(*)::FLOAT AS tickets,
-           count(*) FILTER (sentiment = 'NEGATIVE' OR rating <= 2)::FLOAT AS bad_tickets
-    FROM tickets x {_MINE} WHERE created_at < $until GROUP BY ALL)
-SELECT code, day, {_DAILY_SUMS} FROM parts GROUP BY code, day ORDER BY code, day
+# Identifiers and literals are our own constants, never a user's text; $until is bound. Rows are not grouped here: nearly every act has a
+# day of its own, and sorting one number a row in NumPy costs a third of what DuckDB's two groupings and sort did.
+ACTS_SQL = f"""
+SELECT code, shard, {_DAY.format("occurred_at")}, (CASE WHEN amount >= 0 THEN {PURCHASES} ELSE {SPEND} END)::UTINYINT AS kind,
+       amount::DOUBLE AS amount, discount_amount::DOUBLE AS discount
+FROM transactions x {_MINE} WHERE occurred_at < $until
+UNION ALL BY NAME
+SELECT code, shard, {_DAY.format("occurred_at")}, (CASE event_type {_EVENT_SUM} END)::UTINYINT AS kind
+FROM events x {_MINE} WHERE occurred_at < $until AND event_type IN ({_COUNTED})
+UNION ALL BY NAME
+SELECT code, shard, {_DAY.format("created_at")},
+       (CASE WHEN sentiment = 'NEGATIVE' OR rating <= 2 THEN {BAD} ELSE {TICKETS} END)::UTINYINT AS kind
+FROM tickets x {_MINE} WHERE created_at < $until
 """  # noqa: S608
+"""Every act that a sum counts: code, shard, day, kind, amount, discount. `kind` is a position in `DAILY`: `spend` for a return, which is no
+purchase, and `bad_tickets` for a ticket that is both; amount and discount are those of transactions."""
+_JOINED_SQL = f"SELECT code, shard, {_DAY.format('joined_at')} FROM customers x {_MINE} WHERE joined_at IS NOT NULL"  # noqa: S608
 
 
 def read(connection: duckdb.DuckDBPyConnection, customers: pa.Table, until: datetime) -> DailyHistory:
-    """The days of some customers before an instant.
+    """The days of some customers before an instant, in one pass over the warehouse.
 
     Args:
         connection: with the warehouse's tables.
         customers: columns business_id, customer_id; distinct. The row is the customer's code.
     """
-    coded = customers.select(["business_id", "customer_id"]).append_column("code", pa.array(np.arange(customers.num_rows)))
+    count = customers.num_rows
+    coded = _coded(customers, np.arange(count), np.zeros(count))
     connection.register(WANTED, coded)
     try:
-        table = connection.sql(DAILY_SQL, params={"until": until}).to_arrow_table()
-        joined: Any = connection.sql(
-            f"SELECT w.code, (epoch_us(x.joined_at) // 86400000000)::INTEGER AS day FROM customers x {_MINE} WHERE x.joined_at IS NOT NULL"  # noqa: S608
-        ).to_arrow_table()
+        acts = connection.sql(ACTS_SQL, params={"until": until}).to_arrow_table()
+        joined = connection.sql(_JOINED_SQL).to_arrow_table()
     finally:
         connection.unregister(WANTED)
-    codes = table["code"].to_numpy()
-    starts = np.searchsorted(codes, np.arange(customers.num_rows + 1))
-    days = table["day"].to_numpy().astype(np.int32)
-    first = np.full(customers.num_rows, np.iinfo(np.int32).max, dtype=np.int32)
-    has = starts[1:] > starts[:-1]
-    first[has] = days[starts[:-1][has]]
-    stated = np.full(customers.num_rows, np.iinfo(np.int32).max, dtype=np.int32)
-    stated[joined["code"].to_numpy()] = joined["day"].to_numpy()
-    sums = np.stack([table[name].to_numpy() for name in DAILY], axis=1) if table.num_rows else np.zeros((0, len(DAILY)), dtype=np.float32)
-    return DailyHistory(starts, days, np.ascontiguousarray(sums, dtype=np.float32), np.minimum(first, stated))
+    return _history(acts, joined, count)
+
+
+def _coded(customers: pa.Table, code: np.ndarray, shard: np.ndarray) -> pa.Table:
+    ids = customers.select(["business_id", "customer_id"])
+    return ids.append_column("code", pa.array(code, pa.int32())).append_column("shard", pa.array(shard, pa.int32()))
+
+
+def _history(acts: pa.Table, joined: pa.Table, count: int) -> DailyHistory:
+    """Acts of `count` customers, in any order, as days."""
+    days, kinds = acts["day"].to_numpy(), acts["kind"].to_numpy()
+    first, span = (int(days.min()), int(np.ptp(days)) + 1) if len(days) else (0, 1)
+    # One number for customer and day: sorted as the history is, and the acts' rows in it come with the sorting.
+    cells, rows = np.unique(acts["code"].to_numpy() * np.int64(span) + (days - first), return_inverse=True)
+    sums = np.zeros((len(DAILY), len(cells)), dtype=np.float32)
+    for k in range(len(DAILY)):
+        if k not in MONEY_SUMS:
+            sums[k] = np.bincount(rows[kinds == k], minlength=len(cells))
+    sums[TICKETS] += sums[BAD]
+    bought = np.flatnonzero(kinds <= SPEND)
+    for k, name in ((SPEND, "amount"), (DISCOUNT, "discount")):
+        value = acts[name].to_numpy()[bought]
+        there = np.flatnonzero(np.nan_to_num(value))
+        sums[k] = np.bincount(rows[bought[there]], weights=value[there], minlength=len(cells))
+    owner, days = cells // span, (cells % span + first).astype(np.int32)
+    starts = np.searchsorted(owner, np.arange(count + 1))
+    known = np.full(count, np.iinfo(np.int32).max, dtype=np.int32)
+    known[joined["code"].to_numpy()] = joined["day"].to_numpy()
+    has = np.flatnonzero(starts[1:] > starts[:-1])
+    known[has] = np.minimum(known[has], days[starts[has]])
+    return DailyHistory(starts, days, sums.T, known)  # (m, K) with columns that lie together, as `tensors` wants them
 
 
 _EVERYONE = " UNION ".join(

@@ -246,7 +246,7 @@ def _touch(row: InboxRow, category_of: CategoryOf) -> Touch:
 
 
 def acts_of(rows: Iterable[InboxRow]) -> list[DayAct]:
-    """Inbox rows as parts of days, for the request path: what `features.weekly.DAILY_SQL` makes of them once they have landed."""
+    """Inbox rows as parts of days, for the request path: what `features.weekly.ACTS_SQL` makes of them once they have landed."""
     return [act for row in rows for act in _acts(row)]
 
 
