@@ -110,31 +110,36 @@ class Problem:
 # ---- which data set ---------------------------------------------------------------------------------------------------------
 
 
-def recognise(name_or_folder: str, settings: RealdataSettings) -> Source:
+def recognise(name_or_folder: str, settings: RealdataSettings, public: Mapping[str, Mapping[str, tuple[str, ...]]] | None = None) -> Source:
     """What a name or a folder stands for; a folder is known by its files and their columns, whatever it is called.
+
+    Args:
+        public: files and columns of each public set that is allowed; `PUBLIC` when None.
 
     Raises:
         ArtifactError: neither a name nor such a folder.
     """
+    public = PUBLIC if public is None else public
     folder = Path(name_or_folder)
     if name_or_folder == GENERATOR and not folder.is_dir():
         return Source(GENERATOR, None, name_or_folder)
-    if name_or_folder in PUBLIC:
+    if name_or_folder in public:
         place = settings.regulars_realdata / name_or_folder
         folder = place if place.is_dir() or not folder.is_dir() else folder
     if not folder.is_dir():
-        where = " " if name_or_folder not in PUBLIC else f" (looked in {folder}; REGULARS_REALDATA names the folder of the sets) "
+        names = ", ".join((*public, GENERATOR))
+        where = " " if name_or_folder not in public else f" (looked in {folder}; REGULARS_REALDATA names the folder of the sets) "
         raise ArtifactError(
-            f"no data {name_or_folder}{where}- must be one of {', '.join(NAMES)}, or a folder in the format of one. Give another --data."
+            f"no data {name_or_folder}{where}- must be one of {names}, or a folder in the format of one. Give another --data."
         )
     for home in (folder, folder.parent):
         if (home / "warehouse" / "manifest.json").is_file() and folder in (home, home / "warehouse"):
             return Source(HOME, home, name_or_folder)
-    for kind, needed in PUBLIC.items():
+    for kind, needed in public.items():
         if all(_has(folder / f"{file}.parquet", columns) for file, columns in needed.items()):
             return Source(kind, folder, name_or_folder)
     raise ArtifactError(
-        f"folder {folder} is none of {', '.join(PUBLIC)} by its files and columns, and no home folder (warehouse/manifest.json). "
+        f"folder {folder} is none of {', '.join(public)} by its files and columns, and no home folder (warehouse/manifest.json). "
         "docs/data.md lists the columns; or import it with a mapping (regulars data import) and give that home folder."
     )
 
