@@ -10,14 +10,20 @@ Letters: C customers, m rows of days, W = 52 weeks, K = 10 daily sums, n rows of
 from __future__ import annotations
 
 import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from contracts.errors import ContractError
+from contracts.errors import ArtifactError, ContractError
 from contracts.tables import COVERAGES
 from contracts.tensors import CHANNEL_COUNT, FACTORS, STATIC_COUNT, WEEK_COUNT
 from features.definitions import DAY_S, ENGAGEMENT, epoch_seconds, signed_log1p
@@ -155,6 +161,7 @@ _DAY = "(epoch_us({}) // 86400000000)::INTEGER AS day"
 WANTED = "history_customers"
 """Name of the relation (business_id, customer_id, code, shard) that must be registered before `ACTS_SQL` runs."""
 _MINE = "JOIN " + WANTED + " w ON w.business_id = x.business_id AND w.customer_id = x.customer_id"
+_JOINED = len(DAILY)
 # Identifiers and literals are our own constants, never a user's text; $until is bound. Rows are not grouped here: nearly every act has a
 # day of its own, and sorting one number a row in NumPy costs a third of what DuckDB's two groupings and sort did.
 ACTS_SQL = f"""
@@ -168,10 +175,11 @@ UNION ALL BY NAME
 SELECT code, shard, {_DAY.format("created_at")},
        (CASE WHEN sentiment = 'NEGATIVE' OR rating <= 2 THEN {BAD} ELSE {TICKETS} END)::UTINYINT AS kind
 FROM tickets x {_MINE} WHERE created_at < $until
+UNION ALL BY NAME
+SELECT code, shard, {_DAY.format("joined_at")}, {_JOINED}::UTINYINT AS kind FROM customers x {_MINE} WHERE joined_at IS NOT NULL
 """  # noqa: S608
 """Every act that a sum counts: code, shard, day, kind, amount, discount. `kind` is a position in `DAILY`: `spend` for a return, which is no
-purchase, and `bad_tickets` for a ticket that is both; amount and discount are those of transactions."""
-_JOINED_SQL = f"SELECT code, shard, {_DAY.format('joined_at')} FROM customers x {_MINE} WHERE joined_at IS NOT NULL"  # noqa: S608
+purchase, and `bad_tickets` for a ticket that is both; one more is for joining. Amount and discount are those of transactions."""
 
 
 def read(connection: duckdb.DuckDBPyConnection, customers: pa.Table, until: datetime) -> DailyHistory:
@@ -181,28 +189,95 @@ def read(connection: duckdb.DuckDBPyConnection, customers: pa.Table, until: date
         connection: with the warehouse's tables.
         customers: columns business_id, customer_id; distinct. The row is the customer's code.
     """
-    count = customers.num_rows
-    coded = _coded(customers, np.arange(count), np.zeros(count))
-    connection.register(WANTED, coded)
-    try:
+    with _wanted(connection, [customers]):
         acts = connection.sql(ACTS_SQL, params={"until": until}).to_arrow_table()
-        joined = connection.sql(_JOINED_SQL).to_arrow_table()
+    return _history(acts, customers.num_rows)
+
+
+def spread(connection: duckdb.DuckDBPyConnection, parts: Sequence[pa.Table], until: datetime, folder: Path) -> Path:
+    """Lay the acts of some shards of customers before an instant out in files by shard, in one pass over the warehouse.
+
+    For many shards: `read` looks at the whole warehouse for each of them, `read_part` at the shard's own files. The folder appears when all
+    of them are written; one that is there is left as it is.
+
+    Args:
+        connection: with the warehouse's tables.
+        parts: columns business_id, customer_id; each customer once in all. The place in the list is the shard's number.
+        folder: to be made; yours to delete. Some 10 bytes an act.
+
+    Returns:
+        The folder, for `read_part`.
+
+    Raises:
+        ArtifactError: the files cannot be written.
+    """
+    if folder.exists():
+        return folder
+    making = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _wanted(connection, parts):
+            connection.execute(f"COPY ({ACTS_SQL}) TO {_quoted(making)} (FORMAT parquet, PARTITION_BY (shard))", {"until": until})
+        making.mkdir(exist_ok=True)  # there was nothing to write
+        making.rename(folder)
+    except (OSError, duckdb.Error) as exc:
+        raise ArtifactError(f"cannot write the acts of {len(parts)} shards to {folder}: {exc}. Make room, or name another folder.") from exc
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return folder
+
+
+def read_part(folder: Path, number: int, count: int) -> DailyHistory:
+    """The days of one shard that `spread` laid out: what `read` gives for its customers.
+
+    Args:
+        number: of the shard. count: its customers.
+
+    Raises:
+        ArtifactError: the files are gone or damaged.
+    """
+    if not folder.is_dir():
+        raise ArtifactError(f"no acts by shard in {folder}. Lay them out again: features.weekly.spread")
+    try:
+        files = sorted((folder / f"shard={number}").glob("*.parquet"))
+        tables = [pq.read_table(file, columns=list(_ACTS.names)) for file in files]
+    except (OSError, pa.ArrowException) as exc:
+        raise ArtifactError(f"cannot read shard {number} in {folder}: {exc}. Delete the folder and lay the acts out again.") from exc
+    return _history(pa.concat_tables(tables) if tables else _ACTS.empty_table(), count)
+
+
+_ACTS = pa.schema([("code", pa.int32()), ("day", pa.int32()), ("kind", pa.uint8()), ("amount", pa.float64()), ("discount", pa.float64())])
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+@contextmanager
+def _wanted(connection: duckdb.DuckDBPyConnection, parts: Sequence[pa.Table]) -> Iterator[None]:
+    """Whom `ACTS_SQL` is about: `code` is the row within the part, `shard` the part."""
+    ids = pa.concat_tables([part.select(["business_id", "customer_id"]) for part in parts])
+    code = np.concatenate([np.arange(part.num_rows, dtype=np.int32) for part in parts])
+    shard = np.repeat(np.arange(len(parts), dtype=np.int32), [part.num_rows for part in parts])
+    connection.register(WANTED, ids.append_column("code", pa.array(code)).append_column("shard", pa.array(shard)))
+    try:
+        yield
     finally:
         connection.unregister(WANTED)
-    return _history(acts, joined, count)
 
 
-def _coded(customers: pa.Table, code: np.ndarray, shard: np.ndarray) -> pa.Table:
-    ids = customers.select(["business_id", "customer_id"])
-    return ids.append_column("code", pa.array(code, pa.int32())).append_column("shard", pa.array(shard, pa.int32()))
-
-
-def _history(acts: pa.Table, joined: pa.Table, count: int) -> DailyHistory:
+def _history(acts: pa.Table, count: int) -> DailyHistory:
     """Acts of `count` customers, in any order, as days."""
-    days, kinds = acts["day"].to_numpy(), acts["kind"].to_numpy()
+    codes, days, kinds = (acts[name].to_numpy() for name in ("code", "day", "kind"))
+    known = np.full(count, np.iinfo(np.int32).max, dtype=np.int32)
+    joined = np.flatnonzero(kinds == _JOINED)
+    known[codes[joined]] = days[joined]
+    if len(joined):
+        acts = acts.filter(pa.array(kinds != _JOINED))
+        codes, days, kinds = (acts[name].to_numpy() for name in ("code", "day", "kind"))
     first, span = (int(days.min()), int(np.ptp(days)) + 1) if len(days) else (0, 1)
     # One number for customer and day: sorted as the history is, and the acts' rows in it come with the sorting.
-    cells, rows = np.unique(acts["code"].to_numpy() * np.int64(span) + (days - first), return_inverse=True)
+    cells, rows = np.unique(codes * np.int64(span) + (days - first), return_inverse=True)
     sums = np.zeros((len(DAILY), len(cells)), dtype=np.float32)
     for k in range(len(DAILY)):
         if k not in MONEY_SUMS:
@@ -215,8 +290,6 @@ def _history(acts: pa.Table, joined: pa.Table, count: int) -> DailyHistory:
         sums[k] = np.bincount(rows[bought[there]], weights=value[there], minlength=len(cells))
     owner, days = cells // span, (cells % span + first).astype(np.int32)
     starts = np.searchsorted(owner, np.arange(count + 1))
-    known = np.full(count, np.iinfo(np.int32).max, dtype=np.int32)
-    known[joined["code"].to_numpy()] = joined["day"].to_numpy()
     has = np.flatnonzero(starts[1:] > starts[:-1])
     known[has] = np.minimum(known[has], days[starts[has]])
     return DailyHistory(starts, days, sums.T, known)  # (m, K) with columns that lie together, as `tensors` wants them

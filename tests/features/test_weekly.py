@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
+from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -13,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.errors import ContractError
-from contracts.tables import COVERAGES
+from contracts.errors import ArtifactError, ContractError
+from contracts.tables import COVERAGES, EVENT_TYPES
 from contracts.tensors import CHANNEL_COUNT, STATIC_COUNT, WEEK_COUNT
 from features import weekly
 
@@ -228,3 +233,96 @@ def test_a_shard_that_does_not_exist_is_refused(shop, number: int) -> None:
 def test_no_shards_at_all_are_refused() -> None:
     with duckdb.connect() as connection, pytest.raises(ContractError, match="at least 1"):
         weekly.shards(connection, 0)
+
+
+def assert_equal(found: weekly.DailyHistory, expected: weekly.DailyHistory) -> None:
+    for name in ("starts", "days", "sums", "joined"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
+        assert getattr(found, name).dtype == getattr(expected, name).dtype, name
+
+
+COUNTED = {
+    "app_open": "engagement", "email_open": "engagement", "email_click": "engagement", "push_click": "engagement",
+    "offer_received": "offers", "offer_viewed": "views", "redemption": "redemptions",
+    "reward_dismissed": "negative", "unsubscribe": "negative",
+}  # fmt: skip
+
+
+def fill(shop: Any, rng: random.Random, customer: str, until: datetime, business: str = "b") -> Person:
+    """Random rows of every table around an instant, and what they come to before it."""
+    sums: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    who = {"business_id": business, "customer_id": customer}
+    for _ in range(rng.randint(0, 60)):
+        when = until + rng.choice([timedelta(days=rng.uniform(-700, 3)), timedelta(hours=rng.uniform(-60, 5)), timedelta(microseconds=-1),
+                                   timedelta()])  # fmt: skip
+        day = sums[(when - datetime(1970, 1, 1, tzinfo=UTC)).days] if when < until else defaultdict(float)
+        kind = rng.choice(["purchase", "ticket", *EVENT_TYPES])
+        if kind == "purchase":
+            amount, discount = rng.choice([0, 1250, -300, rng.randint(-999, 9999)]), rng.choice([None, 0, 125])
+            money = {"amount": Decimal(amount) / 100, "discount_amount": None if discount is None else Decimal(discount) / 100}
+            shop.add("transactions", {**who, "transaction_id": shop.id(), "occurred_at": when, **money})
+            day["purchases"] += amount >= 0
+            day["spend"] += amount / 100
+            day["discount"] += (discount or 0) / 100
+        elif kind == "ticket":
+            rating, sentiment = rng.choice([None, 1, 2, 3]), rng.choice([None, "NEGATIVE", "NEUTRAL"])
+            shop.add("tickets", {**who, "ticket_id": shop.id(), "created_at": when, "rating": rating, "sentiment": sentiment})
+            day["tickets"] += 1
+            day["bad_tickets"] += sentiment == "NEGATIVE" or (rating or 5) <= 2
+        else:
+            shop.add("events", {**who, "event_id": shop.id(), "occurred_at": when, "event_type": kind})
+            if kind in COUNTED:
+                day[COUNTED[kind]] += 1
+    joined = rng.choice([None, until - timedelta(days=rng.uniform(-5, 400))])
+    if joined or rng.random() < 0.5:
+        shop.add("customers", {**who, "joined_at": joined})
+    return Person(
+        [(day, found) for day, found in sums.items() if found], (joined - datetime(1970, 1, 1, tzinfo=UTC)).days if joined else None
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_days_are_read_as_the_rows_say(shop, seed: int, tmp_path: Path) -> None:
+    rng, until = random.Random(seed), datetime(2026, 3, 4, 12, tzinfo=UTC)
+    people = {f"c{n}": fill(shop, rng, f"c{n}", until) for n in range(8)}
+    fill(shop, rng, "c1", until, business="another")
+    fill(shop, rng, "not asked for", until)
+    expected = history_of(list(people.values()))
+    wanted = pa.table({"business_id": ["b"] * len(people), "customer_id": list(people)})
+    found = weekly.read(shop.connection, wanted, until)
+    np.testing.assert_allclose(found.sums, expected.sums, rtol=1e-6)
+    assert_equal(weekly.DailyHistory(found.starts, found.days, expected.sums, found.joined), expected)
+    # The same from files by shard; customers in the order of their shard.
+    parts = [wanted.slice(0, 3), wanted.slice(3, 0), wanted.slice(3)]
+    folder = weekly.spread(shop.connection, parts, until, tmp_path / "new" / "it's by shard")
+    for number, part in enumerate(parts):
+        assert_equal(weekly.read_part(folder, number, part.num_rows), weekly.read(shop.connection, part, until))
+    shop.clear()
+    weekly.spread(shop.connection, parts, until, folder)  # is there already
+    assert len(weekly.read_part(folder, 0, 3).days) == expected.starts[3]
+    assert [p.name for p in folder.parent.iterdir()] == ["it's by shard"]
+
+
+def test_a_warehouse_without_acts_is_read_and_laid_out(shop, at, tmp_path: Path) -> None:
+    nobody = pa.table({"business_id": ["b"], "customer_id": ["nobody"]})
+    found = weekly.read(shop.connection, nobody, at(0))
+    assert_equal(found, history_of([Person()]))
+    folder = weekly.spread(shop.connection, [nobody], at(0), tmp_path / "acts")
+    assert_equal(weekly.read_part(folder, 0, 1), found)
+
+
+def test_acts_that_cannot_be_laid_out_are_an_artifact_error(shop, at, tmp_path: Path) -> None:
+    shop.purchase("a", at(0), 1.0)
+    (tmp_path / "file").touch()
+    with pytest.raises(ArtifactError, match="cannot write the acts of 1 shards"):
+        weekly.spread(shop.connection, [pa.table({"business_id": ["b"], "customer_id": ["a"]})], at(1), tmp_path / "file" / "acts")
+
+
+def test_acts_that_are_gone_or_damaged_are_an_artifact_error(shop, at, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no acts by shard"):
+        weekly.read_part(tmp_path / "acts", 0, 1)
+    shop.purchase("a", at(0), 1.0)
+    folder = weekly.spread(shop.connection, [pa.table({"business_id": ["b"], "customer_id": ["a"]})], at(1), tmp_path / "acts")
+    next(folder.rglob("*.parquet")).write_bytes(b"no parquet")
+    with pytest.raises(ArtifactError, match="cannot read shard 0"):
+        weekly.read_part(folder, 0, 1)
