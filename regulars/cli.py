@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from contracts.errors import StackError
-from regulars import data, demo, doctor, evaluate, export, key, serve, train
+from regulars import data, demo, doctor, evaluate, export, key, score, serve, train
 from regulars.common import errors
 
 INTERRUPTED = 130
@@ -26,6 +26,7 @@ app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(key.app, name="key")
 export.register(app)
 serve.register(app)
+score.register(app)
 doctor.register(app)
 demo.register(app)
 
