@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -29,10 +30,28 @@ import pytest
 
 from contracts.bundle import MODEL_NAME, PAD, UNKNOWN, BundleManifest, Calibration, OfferType, OfferTypes, Ranking, deploy, file_sha256
 from contracts.paths import Home
+from contracts.sequence import MODEL_NAME as SEQUENCE_NAME
+from contracts.sequence import BaseRates, ChurnDefinition, Forecasting
 from contracts.tables import REWARD_TYPES, TABLES
-from contracts.tensors import EMBEDDING_DIM, FEATURE_COUNT, ITEM_TOWER, MODELS, NEXT_OFFER, RANKER, USER_TOWER, ModelSpec
+from contracts.tensors import (
+    CHANNEL_COUNT,
+    EMBEDDING_DIM,
+    FACTORS,
+    FEATURE_COUNT,
+    ITEM_TOWER,
+    MODELS,
+    NEXT_OFFER,
+    RANKER,
+    SEQUENCE_MODELS,
+    STATIC_COUNT,
+    STEP_COUNT,
+    USER_TOWER,
+    WEEK_COUNT,
+    ModelSpec,
+)  # fmt: skip
 from features.online import OnlineSettings, OnlineStore, materialize
 from features.pairs import ItemStats
+from features.weekly import CHANNEL_FACTORS, STATIC_FACTORS
 from ray_apps.ingress import create_app
 from ray_apps.keys import create_key
 from ray_apps.migrations import upgrade, upgrade_async
@@ -188,6 +207,7 @@ def _history() -> dict[str, list[dict[str, Any]]]:
     rng = np.random.default_rng(3)
     rewards = [_reward(i, BUSINESS) for i in range(12)] + [_reward(12, OTHER)]
     customers = [{"business_id": b, "customer_id": c, "joined_at": NOW - timedelta(days=300)} for b, c in _customers()]
+    customers[0] |= {"membership_tier": "SILVER", "points_balance": 120}
     events: list[dict[str, Any]] = []
     purchases: list[dict[str, Any]] = []
     for number in (0, *range(3, 30)):
@@ -328,11 +348,95 @@ def _write_model(path: Path, spec: ModelSpec, golden: dict[str, np.ndarray], rng
     return rows | {out: raw / np.linalg.norm(raw, axis=1, keepdims=True) if tower else raw}
 
 
+REFERENCE_CHURN = 0.42
+FACTORS_GRAPH, FORECAST_GRAPH = "impacts", "impact_estimates"
+
+
+def forecasting(reference: np.ndarray) -> Forecasting:
+    """The record of a sequence model whose base rates can be told from its forecasts."""
+    rates = BaseRates(
+        churn=(0.75, 0.65, 0.55), silent_by=tuple(0.55 + 0.04 * k for k in range(STEP_COUNT)),
+        purchase_probability=(0.25,) * 12, spend=(3.125,) * 12, spend_interval=(10.0, 80.0),
+    )  # fmt: skip
+    return Forecasting(
+        definition=ChurnDefinition(), reference_statics=tuple(reference.tolist()), base_rates={"": rates},
+        clv_cuts={"": (50.0, 150.0, 400.0)}, ece=0.01, spend_months_seen=12,
+    )  # fmt: skip
+
+
+def write_sequence_bundle(root: Path, version: str = "1", seed: int = 1, deployed: bool = True) -> Path:
+    """A bundle of the sequence model: additive in the factors, so that its attributions are exact, and of the contract's shapes."""
+    import onnxruntime
+
+    rng = np.random.default_rng(seed)
+    folder = root / "models" / SEQUENCE_NAME / version
+    folder.mkdir(parents=True)
+    reference = np.abs(rng.normal(size=STATIC_COUNT)).astype(np.float32)
+    (folder / "forecast.json").write_text(forecasting(reference).model_dump_json())
+    golden = {
+        "weeks": np.abs(rng.normal(size=(2, WEEK_COUNT, CHANNEL_COUNT))).astype(np.float32),
+        "statics": np.abs(rng.normal(size=(2, STATIC_COUNT))).astype(np.float32),
+    }
+    weights = rng.normal(size=(CHANNEL_COUNT + STATIC_COUNT, len(FACTORS))).astype(np.float32)
+    for spec in SEQUENCE_MODELS.values():
+        path = folder / f"{spec.name}.onnx"
+        _write_sequence_model(path, spec, weights, reference)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        golden |= dict(zip((t.name for t in spec.outputs), session.run(None, {t.name: golden[t.name] for t in spec.inputs}), strict=True))
+    np.savez(folder / "golden.npz", allow_pickle=False, **golden)
+    manifest = BundleManifest(
+        model=SEQUENCE_NAME, version=version, created_at=NOW.isoformat(), data_version="test", code_version="test", as_of=NOW.isoformat(),
+        settings={}, metrics={}, files={f.name: file_sha256(f) for f in sorted(folder.iterdir())},
+    )  # fmt: skip
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    if deployed:
+        deploy(root / "models", version, SEQUENCE_NAME)
+    return folder
+
+
+def _write_sequence_model(path: Path, spec: ModelSpec, weights: np.ndarray, reference: np.ndarray) -> None:
+    """Impact of a factor = 0.05 tanh(inputs of that factor less the reference's, weighed); churn at 90 days = 0.42 + all impacts."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    of = np.array([FACTORS.index(f) for f in (*CHANNEL_FACTORS, *STATIC_FACTORS)])
+    masked = weights * (of[:, None] == np.arange(len(FACTORS)))
+    constants = {
+        "reference_inputs": np.concatenate([np.zeros(CHANNEL_COUNT, np.float32), reference]),
+        "masked": masked.astype(np.float32), "small": np.float32(0.05), "usual": np.float32([[REFERENCE_CHURN]]), "one": np.float32(1.0),
+        "nothing": np.float32(0.0), "weeks_axis": np.array([1], np.int64), "earlier": np.float32([[0.5, 0.25, 0.0]]),
+        "later": np.linspace(0, 0.9, STEP_COUNT, dtype=np.float32)[None], "months": np.linspace(1, 0.8, 12, dtype=np.float32)[None],
+        "money": np.linspace(10, 21, 12, dtype=np.float32)[None], "wide": np.float32([[0.5, 2.0]]),
+    }  # fmt: skip
+    outputs = [t.name for t in spec.outputs]
+    moves = FACTORS_GRAPH if FACTORS_GRAPH in outputs else FORECAST_GRAPH
+    steps = [
+        ("ReduceMean", ["weeks", "weeks_axis"], "level", {"keepdims": 0}), ("Concat", ["level", "statics"], "both", {"axis": 1}),
+        ("Sub", ["both", "reference_inputs"], "apart", {}), ("MatMul", ["apart", "masked"], "pushed", {}), ("Tanh", ["pushed"], "bent", {}),
+        ("Mul", ["bent", "small"], moves, {}), ("ReduceSum", [moves, "weeks_axis"], "moved", {"keepdims": 1}),
+        ("Add", ["moved", "usual"], "leaves", {}), ("Sub", ["one", "leaves"], "stays", {}),
+        ("Mul", ["stays", "earlier"], "sooner", {}), ("Add", ["leaves", "sooner"], "churn", {}),
+        ("Mul", ["stays", "later"], "more", {}), ("Add", ["leaves", "more"], "silent_by", {}),
+        ("Mul", ["stays", "months"], "purchase_probability", {}), ("Mul", ["stays", "money"], "spend", {}),
+        ("ReduceSum", ["spend", "weeks_axis"], "year", {"keepdims": 1}), ("Mul", ["year", "wide"], "spend_interval", {}),
+    ]  # fmt: skip
+    if "reference" in outputs:
+        steps += [("Mul", ["leaves", "nothing"], "zero", {}), ("Add", ["zero", "usual"], "reference", {})]
+    graph = helper.make_graph(
+        [helper.make_node(kind, given, [made], **options) for kind, given, made, options in steps],
+        spec.name,
+        [helper.make_tensor_value_info(t.name, TensorProto.FLOAT, ["B", *t.shape]) for t in spec.inputs],
+        [helper.make_tensor_value_info(t.name, TensorProto.FLOAT, ["B", *t.shape]) for t in spec.outputs],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
+
+
 class LocalTower:
-    """Stands in for Triton: runs the deployed bundle's models with ONNX Runtime. `fail` makes it break, `delay_s` makes it slow."""
+    """Stands in for Triton: runs the deployed bundles' models with ONNX Runtime. `fail` makes it break, `delay_s` makes it slow."""
 
     def __init__(self, root: Path) -> None:
-        self._models = root / "models" / MODEL_NAME
+        self._models = root / "models"
         self._sessions: dict[tuple[str, str], Any] = {}
         self.fail: Exception | None = None
         self.delay_s = 0.0
@@ -352,7 +456,8 @@ class LocalTower:
         key = (version, spec.name)
         if key not in self._sessions:
             self._sessions[key] = onnxruntime.InferenceSession(
-                self._models / version / f"{spec.name}.onnx", providers=["CPUExecutionProvider"]
+                self._models / (SEQUENCE_NAME if spec.name in SEQUENCE_MODELS else MODEL_NAME) / version / f"{spec.name}.onnx",
+                providers=["CPUExecutionProvider"],
             )
         names = {i.name for i in self._sessions[key].get_inputs()}
         found = self._sessions[key].run(None, {k: v for k, v in inputs.items() if k in names})
@@ -393,15 +498,16 @@ class Api:
         return dict(answer.json())
 
 
-@pytest.fixture
-async def api(home: Path) -> AsyncIterator[Api]:
-    """The app on `home`, with ONNX Runtime in place of Triton and the clock standing at NOW plus what passes."""
+@asynccontextmanager
+async def serving(home: Path) -> AsyncIterator[Api]:
+    """The app on a home, with ONNX Runtime in place of Triton and the clock standing at NOW plus what passes."""
     settings = ServeSettings(
         home=home, clock_anchor_serving=NOW, clock_anchor_wall=datetime.now(UTC), deployed_poll_s=0.05, breaker_probe_ms=20
     )
     service = Service(settings)
     tower = LocalTower(home)
     service.client = service.models._client = service.recommender._client = service.offers._client = service.customers._client = tower  # type: ignore[assignment]
+    service.churn.models._client = service.churn.forecaster._client = tower  # type: ignore[assignment]
     service.customers.settings = SimilarSettings(background=False)  # tests count the tower's calls; test_similar.py walks by itself
     app = create_app(service)
     keys = {}
@@ -412,3 +518,24 @@ async def api(home: Path) -> AsyncIterator[Api]:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", headers=headers) as http:
         yield Api(http, service, tower, home, keys)
     await service.stop()
+
+
+@pytest.fixture
+async def api(home: Path) -> AsyncIterator[Api]:
+    """The app on `home`, which has no sequence model."""
+    async with serving(home) as found:
+        yield found
+
+
+@pytest.fixture
+def bundle() -> Callable[..., Path]:
+    """`write_sequence_bundle`."""
+    return write_sequence_bundle
+
+
+@pytest.fixture
+async def churn_api(home: Path) -> AsyncIterator[Api]:
+    """The app on `home` with version 1 of a sequence model."""
+    write_sequence_bundle(home)
+    async with serving(home) as found:
+        yield found
