@@ -149,7 +149,7 @@ class ClvPrediction(Response):
     monthly_breakdown: list[MonthForecast] = Field(min_length=MONTH_COUNT, max_length=MONTH_COUNT)
     """The next 12 months; their `predictedSpend` adds up to `predictedCLV` to the cent."""
     recommendations: ClvRecommendations
-    """How much the customer is worth spending on."""
+    """What follows from it."""
     coverage: Coverage = Field(examples=["full"])
     """How much was known of the customer."""
     degraded: bool = Field(examples=[False])
@@ -222,7 +222,7 @@ class CustomerRisk(Response):
     risk_assessment: RiskAssessment
     """The risk."""
     customer_value: CustomerValue
-    """What would be lost."""
+    """The value at stake."""
     recommendation: RiskRecommendation
     """What to do."""
     coverage: Coverage = Field(examples=["full"])
