@@ -85,6 +85,15 @@ def bundle_spec(name: str) -> BundleSpec:
         raise ConfigError(f"there is no bundle {name!r}, must be one of {', '.join(BUNDLES)}. Correct the name") from None
 
 
+def bundle_of(folder: Path) -> BundleSpec:
+    """Which bundle a version's folder, `<models dir>/<bundle>/<version>`, is of.
+
+    Raises:
+        ConfigError: its parent folder has the name of none.
+    """
+    return bundle_spec(folder.parent.name)
+
+
 class Calibration(BaseModel):
     """From a cosine to a probability of redemption within the horizon: sigmoid(slope * cosine + popularity * log_share + intercept).
 

@@ -197,7 +197,7 @@ class Stack:
         self._triton.start().watch()
 
     def _add_other_bundles(self) -> dict[str, str]:
-        """Deployed versions of the bundles beside the recommender's, by name; one that cannot be used is said, and does not stop the rest."""
+        """Deployed versions of the bundles beside the recommender's, by name; one that cannot be used is told and left out."""
         added = {}
         for name in BUNDLES:
             if name == MODEL_NAME or not (self.home.models / name / "deployed.json").is_file():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +11,9 @@ from rich.table import Table
 
 from contracts.paths import Home
 from regulars.common import DEFAULT_HOME, HomeOption, JsonOption, console, errors, print_json
+
+PRECISIONS = {"two-tower": "fp16", "sequence": "fp32"}
+"""What TensorRT engines are built in: `sequence` takes logarithms of probabilities near 1 and exponentials, which fp16 does not suit."""
 
 if TYPE_CHECKING:
     from contracts.tensors import ModelSpec
@@ -26,8 +29,12 @@ def register(app: typer.Typer) -> None:
     app.command(name="compile")(compile_engines)
 
 
+ModelOption = Annotated[str | None, typer.Option(help="two-tower or sequence; every one that there is when not given.")]
+
+
 def export(
-    run: Annotated[str | None, typer.Option(help="Training run to export; the newest finished one when not given.")] = None,
+    model: ModelOption = None,
+    run: Annotated[str | None, typer.Option(help="Training run to export; the newest finished one of each model when not given.")] = None,
     deploy: Annotated[bool, typer.Option("--deploy/--no-deploy", help="Make it the version that is served.")] = True,
     verify_triton: Annotated[
         bool,
@@ -36,45 +43,80 @@ def export(
     home: HomeOption = DEFAULT_HOME,
     json: JsonOption = False,
 ) -> None:
-    """Turn a training run into a served version: ONNX, parity at each hop, bundle, model repository, deployment."""
-    from serving import repository
+    """Turn training runs into served versions: ONNX, parity at each hop, bundle, model repository, deployment."""
     from training.registry import Registry
 
     paths = Home(home)
     say = errors if json else console
-    with say.status("reading the run") as status:
+    results = []
+    with say.status("reading the runs") as status:
         registry = Registry(paths)
-        run_id = run or registry.latest_run()
-        built = _build(registry, paths, run_id, status.update)
-        hops = list(built.hops)
-        if verify_triton:
-            status.update("comparing Triton with torch on the golden rows")
-            hops += _verify_triton(built.path, paths)
-        status.update("adding the version to the model repository")
-        repository.build(built.path, paths.triton_repo)
-        if deploy:
-            _deploy(registry, paths, built.version)
-    result = {
-        "version": built.version, "run": run_id, "bundle": str(built.path), "repository": str(paths.triton_repo), "reused": built.reused,
-        "deployed": deploy, "hops": [h.as_dict() for h in hops],
-    }  # fmt: skip
+        for name, run_id in _runs(registry, model, run).items():
+            results.append(_export_one(registry, paths, name, run_id, deploy, verify_triton, status.update))
+            if not json:
+                _show(results[-1])
     if json:
-        print_json(result)
-        return
-    console.print(_table(hops))
-    state = "deployed; a running stack swaps to it by itself" if deploy else "not deployed (--no-deploy)"
-    console.print(f"two-tower version [bold]{built.version}[/] of run {run_id}: {built.path}, {state}.")
-    if deploy:
+        print_json({"exported": results})
+    elif deploy:
         console.print("Next: regulars serve")
 
 
-def _build(registry: Registry, paths: Home, run_id: str, progress: Any) -> Bundle:
+def _runs(registry: Registry, model: str | None, run: str | None) -> dict[str, str]:
+    """Runs to export, by model.
+
+    Raises:
+        ArtifactError: there is none.
+        ConfigError: `run` is of another model than `model`, or there is no such model.
+    """
+    from contracts.bundle import BUNDLES, MODEL_NAME, bundle_spec
+    from contracts.errors import ConfigError
+
+    if run is not None:
+        found = bundle_spec(registry.model_of(run)).name
+        if model not in (None, found):
+            raise ConfigError(f"run {run} is of {found}, --model says {model}. Give one of the two, or both alike")
+        return {found: run}
+    if model is not None:
+        return {model: registry.latest_run(model)}
+    newest = {name: registry.find_run(name) for name in BUNDLES}
+    return {name: run_id for name, run_id in newest.items() if run_id is not None} or {MODEL_NAME: registry.latest_run(MODEL_NAME)}
+
+
+def _export_one(
+    registry: Registry, paths: Home, model: str, run_id: str, deploy: bool, verify_triton: bool, progress: Callable[[str], None]
+) -> dict[str, Any]:
+    from serving import repository
+
+    progress(f"{model}: reading the run")
+    built = _build(registry, paths, model, run_id, progress)
+    hops = list(built.hops)
+    if verify_triton:
+        progress(f"{model}: comparing Triton with torch on the golden rows")
+        hops += _verify_triton(built.path, paths)
+    progress(f"{model}: adding the version to the model repository")
+    repository.build(built.path, paths.triton_repo)
+    if deploy:
+        _deploy(registry, paths, model, built.version)
+    return {
+        "model": model, "version": built.version, "run": run_id, "bundle": str(built.path), "repository": str(paths.triton_repo),
+        "reused": built.reused, "deployed": deploy, "hops": [h.as_dict() for h in hops],
+    }  # fmt: skip
+
+
+def _show(result: dict[str, Any]) -> None:
+    console.print(_table(result["hops"]))
+    state = "deployed; a running stack swaps to it by itself" if result["deployed"] else "not deployed (--no-deploy)"
+    console.print(f"{result['model']} version [bold]{result['version']}[/] of run {result['run']}: {result['bundle']}, {state}.")
+
+
+def _build(registry: Registry, paths: Home, model: str, run_id: str, progress: Callable[[str], None]) -> Bundle:
     from training.export.bundle import RunRecord, build_bundle
 
     artifacts = registry.run_artifacts(run_id)
     tags = registry.client.get_run(run_id).data.tags
     record = RunRecord(*(str(tags.get(name, "unknown")) for name in ("data_version", "code_version", "as_of")))
-    return build_bundle(paths.models, artifacts, registry.register(run_id), record, progress)
+    version = registry.register(run_id, model)
+    return build_bundle(paths.models, artifacts, version, record, lambda text: progress(f"{model}: {text}"), model)
 
 
 def _verify_triton(bundle: Path, paths: Home) -> list[Hop]:
@@ -102,7 +144,7 @@ def _triton_hops(bundle: Path, url: str) -> list[Hop]:
         ArtifactError: they differ.
         UpstreamError: it does not answer as the specs say.
     """
-    from contracts.tensors import MODELS
+    from contracts.bundle import bundle_of
     from serving.client import BlockingTritonClient
     from training.export import parity
     from training.export.bundle import golden_reference, golden_rows, read_golden
@@ -113,7 +155,7 @@ def _triton_hops(bundle: Path, url: str) -> list[Hop]:
             parity.compare(
                 spec, "torch → triton", golden_reference(spec, golden), _served(client, spec, bundle.name), golden_rows(spec, golden)
             )
-            for spec in MODELS.values()
+            for spec in bundle_of(bundle).models.values()
         ]
     parity.require(hops)
     return hops
@@ -123,23 +165,24 @@ def _served(client: BlockingTritonClient, spec: ModelSpec, version: str) -> Run:
     return lambda inputs: client.infer(spec, inputs, version)
 
 
-def _deploy(registry: Registry, paths: Home, version: str) -> None:
+def _deploy(registry: Registry, paths: Home, model: str, version: str) -> None:
     from contracts.bundle import deploy
 
-    deploy(paths.models, version)
-    registry.set_alias(version)
+    deploy(paths.models, version, model)
+    registry.set_alias(version, model=model)
 
 
-def _table(hops: Sequence[Hop]) -> Table:
+def _table(hops: Sequence[Mapping[str, Any]]) -> Table:
+    """Of hops as dictionaries (`Hop.as_dict`)."""
     table = Table(title="Parity on the golden rows", title_justify="left")
-    for name in ("model", "hop"):
+    for name in ("model", "hop", "nearest output"):
         table.add_column(name)
     for name in ("rows", "largest difference", "allowed"):
         table.add_column(name, justify="right")
     table.add_column("")
     for h in hops:
-        mark = "[green]ok[/]" if h.ok else "[bold red]differs[/]"
-        table.add_row(h.model, h.hop, str(h.rows), f"{h.max_difference:.1e}", f"{h.tolerance:.0e}", mark)
+        mark = "[green]ok[/]" if h["ok"] else "[bold red]differs[/]"
+        table.add_row(h["model"], h["hop"], h["tensor"], str(h["rows"]), f"{h['max_difference']:.1e}", f"{h['tolerance']:.0e}", mark)
     return table
 
 
@@ -147,43 +190,65 @@ def compile_engines(
     target: Annotated[
         str, typer.Option(help="tensorrt: engines for this machine's GPU. onnxruntime: nothing to build, only checked.")
     ] = "tensorrt",
-    precision: Annotated[str, typer.Option(help="fp16 or fp32 (tensorrt only).")] = "fp16",
-    version: Annotated[str | None, typer.Option(help="Version to compile; the deployed one when not given.")] = None,
+    model: ModelOption = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp16 or fp32 (tensorrt only); fp16 for two-tower and fp32 for sequence when not given.")
+    ] = None,
+    version: Annotated[str | None, typer.Option(help="Version to compile, with --model; the deployed one when not given.")] = None,
     home: HomeOption = DEFAULT_HOME,
     json: JsonOption = False,
 ) -> None:
-    """Compile a version's models for a runtime and compare them with torch; TensorRT engines go to a model repository of their own."""
-    from contracts.bundle import MODEL_NAME, deployed_version, read_manifest
+    """Compile versions' models for a runtime and compare them with torch; TensorRT engines go to a model repository of their own."""
+    from contracts.bundle import read_manifest
     from contracts.errors import ConfigError
 
     if target not in ("tensorrt", "onnxruntime"):
         raise ConfigError(f"--target is {target!r}, must be tensorrt or onnxruntime. Give one of them")
-    if precision not in ("fp16", "fp32"):
+    if precision not in (None, "fp16", "fp32"):
         raise ConfigError(f"--precision is {precision!r}, must be fp16 or fp32. Give one of them")
     if target == "tensorrt":
         from training.export.tensorrt import require_tensorrt
 
         require_tensorrt()
     paths = Home(home)
-    bundle = paths.models / MODEL_NAME / (version or deployed_version(paths.models))
-    read_manifest(bundle)
+    results = []
     with (errors if json else console).status(f"compiling for {target}"):
-        hops = _compile_tensorrt(bundle, paths, precision) if target == "tensorrt" else _check_onnx(bundle)
+        for bundle in _bundles(paths, model, version):
+            read_manifest(bundle)
+            used = (precision or PRECISIONS[bundle.parent.name]) if target == "tensorrt" else "fp32"
+            hops = _compile_tensorrt(bundle, paths, used) if target == "tensorrt" else _check_onnx(bundle)
+            record = {"model": bundle.parent.name, "version": bundle.name, "target": target, "precision": used}
+            results.append((record, hops))
     if json:
-        print_json({"version": bundle.name, "target": target, "precision": precision, "hops": [h.as_dict() for h in hops]})
+        print_json({"compiled": [record | {"hops": [h.as_dict() for h in hops]} for record, hops in results]})
     else:
-        console.print(_table(hops))
+        console.print(_table([h.as_dict() for _, hops in results for h in hops]))
+
+
+def _bundles(paths: Home, model: str | None, version: str | None) -> list[Path]:
+    """Folders of the versions that are meant.
+
+    Raises:
+        ArtifactError: nothing is deployed.
+        ConfigError: there is no such model.
+    """
+    from contracts.bundle import BUNDLES, MODEL_NAME, bundle_spec, deployed_version
+
+    if version is not None:
+        return [paths.models / bundle_spec(model or MODEL_NAME).name / version]
+    deployed = [name for name in BUNDLES if (paths.models / name / "deployed.json").is_file()]
+    return [paths.models / name / deployed_version(paths.models, name) for name in ([model] if model else deployed or [MODEL_NAME])]
 
 
 def _compile_tensorrt(bundle: Path, paths: Home, precision: Any) -> list[Hop]:
-    from contracts.tensors import MODELS
+    from contracts.bundle import bundle_of
     from serving import repository
     from training.export import tensorrt
     from training.export.bundle import read_golden
     from training.export.parity import Hop
 
     golden, hops = read_golden(bundle), []
-    for spec in MODELS.values():
+    for spec in bundle_of(bundle).models.values():
         out = bundle / "engines" / f"{spec.name}.plan"
         cache = paths.models / "tensorrt-timing.cache"
         record = tensorrt.compile(bundle / f"{spec.name}.onnx", spec, out, precision, golden, cache)
@@ -194,14 +259,14 @@ def _compile_tensorrt(bundle: Path, paths: Home, precision: Any) -> list[Hop]:
 
 def _check_onnx(bundle: Path) -> list[Hop]:
     """ONNX Runtime runs the exported file itself: compare it with torch's recorded answers."""
-    from contracts.tensors import MODELS
+    from contracts.bundle import bundle_of
     from training.export import parity
     from training.export.bundle import golden_reference, golden_rows, read_golden
 
     golden = read_golden(bundle)
     hops = [
         parity.compare(s, "torch → onnx", golden_reference(s, golden), parity.onnx_run(bundle / f"{s.name}.onnx"), golden_rows(s, golden))
-        for s in MODELS.values()
+        for s in bundle_of(bundle).models.values()
     ]
     parity.require(hops)
     return hops

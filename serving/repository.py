@@ -23,7 +23,7 @@ from google.protobuf import text_format
 from pydantic import Field
 from tritonclient.grpc import model_config_pb2
 
-from contracts.bundle import SERVED_MODELS, bundle_spec, deployed_version, file_sha256, read_manifest
+from contracts.bundle import SERVED_MODELS, bundle_of, deployed_version, file_sha256, read_manifest
 from contracts.errors import ArtifactError, ConfigError
 from contracts.settings import StackSettings, settings_config
 from contracts.tensors import ModelSpec
@@ -49,7 +49,7 @@ def build(
     Safe to repeat: what is there with the same content stays as it is. One builder at a time (file lock).
 
     Args:
-        bundle_dir: `<models dir>/<bundle>/<version>`; version is a whole number from 1. Which bundle it is, its manifest says.
+        bundle_dir: `<models dir>/<bundle>/<version>`; the bundle is one of `contracts.bundle.BUNDLES`, the version a whole number from 1.
         repository: Triton's model repository; made when missing. The models of other bundles in it are left alone.
         models: names of models of that bundle; all of them when None.
         keep: versions of each model to keep; RepositorySettings' when None.
@@ -63,7 +63,8 @@ def build(
         ConfigError: an unknown bundle, or a model that is not of it.
     """
     version = _version_of(bundle_dir)
-    spec = bundle_spec(read_manifest(bundle_dir).model)
+    spec = bundle_of(bundle_dir)
+    read_manifest(bundle_dir)
     names = tuple(spec.models) if models is None else tuple(models)
     unknown = sorted(set(names) - set(spec.models))
     if unknown:
@@ -72,7 +73,7 @@ def build(
     limit = RepositorySettings.load().keep_versions if keep is None else keep
     with _staging(repository) as staging:
         folders = [_add(repository, staging, name, version, source, target) for name, source in sources.items()]
-        keep_also = {version, _deployed(bundle_dir, spec.name)}
+        keep_also = {version, _deployed(bundle_dir)}
         for name in names:
             _prune(repository / name, staging, limit, keep_also)
     return folders
@@ -147,9 +148,9 @@ def _source(bundle_dir: Path, model: str, target: Target) -> Path:
     return path
 
 
-def _deployed(bundle_dir: Path, bundle: str) -> str:
+def _deployed(bundle_dir: Path) -> str:
     try:
-        return deployed_version(bundle_dir.parent.parent, bundle)
+        return deployed_version(bundle_dir.parent.parent, bundle_dir.parent.name)
     except ArtifactError:
         return ""
 

@@ -25,7 +25,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
@@ -37,10 +37,10 @@ import numpy as np
 import psutil
 from pydantic import Field
 
-from contracts.bundle import MODEL_NAME, deployed_version
+from contracts.bundle import BUNDLES, MODEL_NAME, bundle_of, bundle_spec, deployed_version
 from contracts.errors import ArtifactError, ConfigError, Overloaded, StackError, UpstreamError, UpstreamTimeout
 from contracts.settings import StackSettings, settings_config
-from contracts.tensors import MODELS, difference
+from contracts.tensors import difference
 from serving.client import BlockingTritonClient
 
 log = logging.getLogger(__name__)
@@ -107,23 +107,23 @@ def golden_probe(bundle: Path, tolerance: float = PROBE_TOLERANCE) -> Probe:
     """A probe that sends the last golden row (an ordinary one; the first are extremes) of each model of a bundle and compares the answer.
 
     Args:
-        bundle: a bundle's folder, named by its version, with golden.npz (one array per tensor name).
+        bundle: a version's folder, `<models dir>/<bundle>/<version>`, with golden.npz (one array per tensor name).
         tolerance: largest difference (`contracts.tensors.difference`); wide enough for FP16 engines, far below the distance of two
             different vectors.
 
     Raises:
         ArtifactError: golden.npz is missing, unreadable or lacks a model's tensors.
+        ConfigError: the folder is not a bundle's.
     """
+    kind = bundle_of(bundle)
     try:
         with np.load(bundle / "golden.npz", allow_pickle=False) as file:
-            rows = {t.name: file[t.name][-1:] for spec in MODELS.values() for t in (*spec.inputs, *spec.outputs)}
+            rows = {t.name: file[t.name][-1:] for spec in kind.models.values() for t in (*spec.inputs, *spec.outputs)}
     except (OSError, ValueError, KeyError) as exc:
-        raise ArtifactError(
-            f"cannot read {bundle / 'golden.npz'}: {exc}. Train and export again: regulars train recommender; regulars export"
-        ) from exc
+        raise ArtifactError(f"cannot read {bundle / 'golden.npz'}: {exc}. Train and export again: {kind.train}; regulars export") from exc
 
     def probe(client: BlockingTritonClient) -> None:
-        for spec in MODELS.values():
+        for spec in kind.models.values():
             answer = client.infer(spec, {t.name: rows[t.name] for t in spec.inputs}, bundle.name)
             for tensor in spec.outputs:
                 off = difference(answer[tensor.name], rows[tensor.name])
@@ -136,27 +136,49 @@ def golden_probe(bundle: Path, tolerance: float = PROBE_TOLERANCE) -> Probe:
     return probe
 
 
-def deployed_probe(models_dir: Path) -> Probe:
-    """A probe with the golden rows of the deployed version.
+def deployed_probe(models_dir: Path, bundles: Sequence[str] | None = None) -> Probe:
+    """A probe with the golden rows of the deployed versions, of every bundle that there is.
 
-    After the first call it moves to a newly deployed version only when the server has loaded that one: between the deployment and the
-    load, the server is right with the version before.
+    The first call demands `bundles`. After it, the probe moves to a newly deployed version, or takes up another bundle, only when the
+    server has loaded it: between the deployment and the load, the server is right with what it had before.
+
+    Args:
+        bundles: names of `contracts.bundle.BUNDLES` that the server was started with; those with a deployed version when None.
+
+    Raises:
+        ArtifactError: (the probe's first call) one of `bundles` has no deployed version, or there is none at all.
     """
-    cached: dict[str, Probe] = {}
+    known: dict[str, tuple[str, Probe]] = {}
+    first = True
+
+    def look(name: str, client: BlockingTritonClient) -> None:
+        version = deployed_version(models_dir, name)
+        if name in known and known[name][0] == version:
+            return
+        if first or all(client.ready(model, version) for model in bundle_spec(name).models):
+            known[name] = (version, golden_probe(models_dir / name / version))
 
     def probe(client: BlockingTritonClient) -> None:
-        with ExitStack() as keep_last:
-            if cached:  # a record that cannot be read at this moment is no reason to doubt the server
-                keep_last.enter_context(suppress(ArtifactError))
-            version = deployed_version(models_dir)
-            if version not in cached and (not cached or all(client.ready(name, version) for name in MODELS)):
-                found = golden_probe(models_dir / MODEL_NAME / version)
-                cached.clear()
-                cached[version] = found
-        for known in cached.values():
-            known(client)
+        nonlocal first
+        if not first:
+            names: Sequence[str] = tuple(BUNDLES)
+        else:
+            names = _deployed_bundles(models_dir) if bundles is None else bundles
+        for name in names:
+            with ExitStack() as as_before:
+                if not first:  # a record that cannot be read at this moment is no reason to doubt the server
+                    as_before.enter_context(suppress(ArtifactError))
+                look(name, client)
+        first = False
+        for _, compare in known.values():
+            compare(client)
 
     return probe
+
+
+def _deployed_bundles(models_dir: Path) -> list[str]:
+    """Bundles with a deployed version; the recommender where there is none, so that asking for its version says what to do."""
+    return [name for name in BUNDLES if (models_dir / name / "deployed.json").is_file()] or [MODEL_NAME]
 
 
 class TritonServer:

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from contracts.bundle import MODEL_NAME
+from contracts import sequence
+from contracts.bundle import BUNDLES, MODEL_NAME, bundle_spec
 from contracts.errors import ArtifactError
 from contracts.paths import Home
 
@@ -37,6 +38,19 @@ RUN_FILES = (
 )
 """What a finished run of the recommender holds; `metrics.json` is written last."""
 _EXPERIMENT = "regulars"
+
+
+def run_files(model: str) -> tuple[str, ...]:
+    """What a finished run of a model holds.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    if bundle_spec(model).name == sequence.MODEL_NAME:
+        from training.sequence.artifacts import RUN_FILES as SEQUENCE_RUN_FILES  # brings torch
+
+        return SEQUENCE_RUN_FILES
+    return RUN_FILES
 
 
 def code_version(root: Path | None = None) -> str:
@@ -100,43 +114,62 @@ class Registry:
         location = (self.home.mlruns / "artifacts").resolve().as_uri() if self._local else None
         return str(self.client.create_experiment(_EXPERIMENT, artifact_location=location))
 
-    def latest_run(self, model: str = MODEL_NAME) -> str:
-        """Id of the newest finished run of a model.
-
-        Raises:
-            ArtifactError: there is none.
-        """
+    def find_run(self, model: str = MODEL_NAME) -> str | None:
+        """Id of the newest finished run of a model; None where there is none."""
         found = self.client.get_experiment_by_name(_EXPERIMENT)
         where = f"tags.model = '{model}' and attributes.status = 'FINISHED'"
         runs = (
             self.client.search_runs([found.experiment_id], where, max_results=1, order_by=["attributes.start_time DESC"]) if found else []
         )
-        if not runs:
-            raise ArtifactError(
-                f"no finished run of {model} in {self.home.mlruns}, an export needs one. Train first: regulars train recommender"
-            )
-        return str(runs[0].info.run_id)
+        return str(runs[0].info.run_id) if runs else None
+
+    def latest_run(self, model: str = MODEL_NAME) -> str:
+        """Id of the newest finished run of a model.
+
+        Raises:
+            ArtifactError: there is none.
+            ConfigError: there is no such model.
+        """
+        train = bundle_spec(model).train
+        found = self.find_run(model)
+        if found is None:
+            raise ArtifactError(f"no finished run of {model} in {self.home.mlruns}, an export needs one. Train first: {train}")
+        return found
+
+    def model_of(self, run_id: str) -> str:
+        """Which model a run trained.
+
+        Raises:
+            ArtifactError: no such run.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            with _quiet():
+                return str(self.client.get_run(run_id).data.tags.get("model", MODEL_NAME))
+        except MlflowException as exc:
+            trains = " or ".join(b.train for b in BUNDLES.values())
+            raise ArtifactError(f"cannot read run {run_id}: {exc}. Take the id of a finished run, or train again: {trains}") from exc
 
     def run_artifacts(self, run_id: str) -> Path:
         """Folder with a run's files; on this machine, fetched where a server holds them.
 
         Raises:
             ArtifactError: no such run, or one of its files is missing.
+            ConfigError: it is of a model that there is not.
         """
         from mlflow.exceptions import MlflowException
 
+        model = self.model_of(run_id)
+        wanted, train = run_files(model), bundle_spec(model).train
         try:
             with _quiet():
                 folder = Path(self.client.download_artifacts(run_id, ""))
         except (MlflowException, OSError) as exc:
-            raise ArtifactError(
-                f"cannot read run {run_id}: {exc}. Take the id of a finished run, or train again: regulars train recommender"
-            ) from exc
-        missing = [name for name in RUN_FILES if not (folder / name).is_file()]
+            raise ArtifactError(f"cannot read the files of run {run_id}: {exc}. Export another run, or train again: {train}") from exc
+        missing = [name for name in wanted if not (folder / name).is_file()]
         if missing:
-            raise ArtifactError(
-                f"run {run_id} lacks {', '.join(missing)}, must hold {len(RUN_FILES)} files. Train again: regulars train recommender"
-            )
+            raise ArtifactError(f"run {run_id} lacks {', '.join(missing)}, must hold {len(wanted)} files. Train again: {train}")
         return folder
 
     def register(self, run_id: str, model: str = MODEL_NAME) -> str:
@@ -169,14 +202,14 @@ def run_artifacts(home: Home, run_id: str, tracking_uri: str | None = None) -> P
     return Registry(home, tracking_uri).run_artifacts(run_id)
 
 
-def register(home: Home, run_id: str, tracking_uri: str | None = None) -> str:
+def register(home: Home, run_id: str, tracking_uri: str | None = None, model: str = MODEL_NAME) -> str:
     """See `Registry.register`."""
-    return Registry(home, tracking_uri).register(run_id)
+    return Registry(home, tracking_uri).register(run_id, model)
 
 
-def set_alias(home: Home, version: str, alias: str = "deployed", tracking_uri: str | None = None) -> None:
+def set_alias(home: Home, version: str, alias: str = "deployed", tracking_uri: str | None = None, model: str = MODEL_NAME) -> None:
     """See `Registry.set_alias`."""
-    Registry(home, tracking_uri).set_alias(version, alias)
+    Registry(home, tracking_uri).set_alias(version, alias, model)
 
 
 def _metric_name(name: str) -> str:

@@ -11,7 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from contracts.tensors import MODELS, USER_TOWER, ModelSpec
+from contracts.bundle import BUNDLES, MODEL_NAME
+from contracts.tensors import USER_TOWER, ModelSpec
 from serving.client import BlockingTritonClient
 from serving.triton import TritonServer, TritonSettings
 
@@ -20,19 +21,22 @@ _TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 
 def toy_model(spec: ModelSpec, scale: float = 1.0) -> onnx.ModelProto:
-    """Each input flattened and multiplied by a constant matrix, summed: every input matters, and the answer is known."""
-    nodes, constants, terms = [], [], []
+    """Each input flattened and multiplied by a constant matrix, summed, for each output: every input matters, and the answer is known."""
+    nodes, constants = [], []
     for number, tensor in enumerate(spec.inputs):
-        size = int(np.prod(tensor.shape))
-        weight = np.random.default_rng(number).standard_normal((size, spec.outputs[0].shape[0])).astype(np.float32) * scale / size
-        constants.append(numpy_helper.from_array(weight, f"w{number}"))
         nodes += [
             helper.make_node("Flatten", [tensor.name], [f"flat{number}"], axis=1),
             helper.make_node("Cast", [f"flat{number}"], [f"real{number}"], to=TensorProto.FLOAT),
-            helper.make_node("MatMul", [f"real{number}", f"w{number}"], [f"term{number}"]),
         ]
-        terms.append(f"term{number}")
-    nodes.append(helper.make_node("Sum", terms, [spec.outputs[0].name]))
+    for output in spec.outputs:
+        terms = []
+        for number, tensor in enumerate(spec.inputs):
+            size = int(np.prod(tensor.shape))
+            weight = np.random.default_rng(number).standard_normal((size, output.shape[0])).astype(np.float32) * scale / size
+            constants.append(numpy_helper.from_array(weight, f"w{number}-{output.name}"))
+            nodes.append(helper.make_node("MatMul", [f"real{number}", f"w{number}-{output.name}"], [f"term{number}-{output.name}"]))
+            terms.append(f"term{number}-{output.name}")
+        nodes.append(helper.make_node("Sum", terms, [output.name]))
     inputs, outputs = (
         [helper.make_tensor_value_info(t.name, _TYPES[t.dtype], ["batch", *t.shape]) for t in side] for side in (spec.inputs, spec.outputs)
     )
@@ -40,12 +44,13 @@ def toy_model(spec: ModelSpec, scale: float = 1.0) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def toy_answer(spec: ModelSpec, inputs: dict[str, np.ndarray], scale: float = 1.0) -> np.ndarray:
+def toy_answer(spec: ModelSpec, inputs: dict[str, np.ndarray], scale: float = 1.0, output: int = 0) -> np.ndarray:
     """What `toy_model` computes, in NumPy."""
     total: np.ndarray = np.zeros(1, np.float32)
+    width = spec.outputs[output].shape[0]
     for number, tensor in enumerate(spec.inputs):
         flat = inputs[tensor.name].reshape(len(inputs[tensor.name]), -1).astype(np.float32)
-        weight = np.random.default_rng(number).standard_normal((flat.shape[1], spec.outputs[0].shape[0])).astype(np.float32)
+        weight = np.random.default_rng(number).standard_normal((flat.shape[1], width)).astype(np.float32)
         total = total + flat @ (weight * scale / flat.shape[1])
     return total
 
@@ -60,9 +65,9 @@ def toy_inputs(spec: ModelSpec, rows: int, seed: int = 0) -> dict[str, np.ndarra
     }
 
 
-def write_version(repository: Path, version: str, scale: float = 1.0) -> None:
-    """Both toy models as one more version."""
-    for spec in MODELS.values():
+def write_version(repository: Path, version: str, scale: float = 1.0, bundle: str = MODEL_NAME) -> None:
+    """A bundle's models, as toys, as one more version."""
+    for spec in BUNDLES[bundle].models.values():
         folder = repository / spec.name / version
         folder.mkdir(parents=True)
         onnx.save(toy_model(spec, scale), folder / "model.onnx")
@@ -91,10 +96,11 @@ def quick_settings() -> Callable[..., TritonSettings]:
 
 @pytest.fixture(scope="session")
 def triton(tmp_path_factory: pytest.TempPathFactory, quick_settings: Callable[..., TritonSettings]) -> Iterator[TritonServer]:
-    """A server that tests only ask. Versions 1 (scale 1) and 2 (scale 2) are loaded."""
+    """A server that tests only ask. Loaded are versions 1 (scale 1) and 2 (scale 2) of two-tower, and 4 of sequence."""
     folder = tmp_path_factory.mktemp("triton")
     write_version(folder / "repository", "1", 1.0)
     write_version(folder / "repository", "2", 2.0)
+    write_version(folder / "repository", "4", 1.0, "sequence")
     server = TritonServer(quick_settings(), folder / "repository", folder / "run", toy_probe)
     try:
         yield server.start()

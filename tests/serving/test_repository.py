@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -164,10 +163,9 @@ def test_build_refuses_a_model_that_is_not_of_the_bundle(tmp_path):
 
 def test_build_refuses_an_unknown_bundle(tmp_path):
     bundle = make_bundle(tmp_path / "models", "1")
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    (bundle / "manifest.json").write_text(json.dumps(manifest | {"model": "churn"}))
+    bundle.parent.rename(tmp_path / "models" / "churn")
     with pytest.raises(ConfigError, match=r"no bundle 'churn', must be one of two-tower, sequence"):
-        build(bundle, tmp_path / "repo")
+        build(tmp_path / "models" / "churn" / "1", tmp_path / "repo")
 
 
 def test_build_refuses_a_damaged_bundle(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,9 +19,9 @@ import numpy as np
 import psutil
 import pytest
 
-from contracts.bundle import MODEL_NAME, BundleManifest, deploy, file_sha256
+from contracts.bundle import BUNDLES, MODEL_NAME, BundleManifest, deploy, file_sha256
 from contracts.errors import ArtifactError, ConfigError, Overloaded, UpstreamError, UpstreamTimeout
-from contracts.tensors import MODELS, USER_TOWER
+from contracts.tensors import USER_TOWER
 from serving.client import BlockingTritonClient
 from serving.triton import (
     SHM,
@@ -293,16 +294,16 @@ def test_backends_are_copied_once_and_renewed_when_changed(tmp_path, quick_setti
     assert changed == {"model.py"}
 
 
-def _golden_bundle(models: Path, version: str, scale: float) -> Path:
-    folder = models / MODEL_NAME / version
+def _golden_bundle(models: Path, version: str, scale: float, bundle: str = MODEL_NAME) -> Path:
+    folder = models / bundle / version
     folder.mkdir(parents=True)
     arrays: dict[str, np.ndarray] = {}
-    for spec in MODELS.values():
+    for spec in BUNDLES[bundle].models.values():
         inputs = {name: arrays.get(name, made) for name, made in toy_inputs(spec, 2).items()}
-        arrays |= {**inputs, spec.outputs[0].name: toy_answer(spec, inputs, scale)}
+        arrays |= {**inputs, **{t.name: toy_answer(spec, inputs, scale, i) for i, t in enumerate(spec.outputs)}}
     np.savez(folder / "golden.npz", **arrays)
     manifest = BundleManifest(
-        model=MODEL_NAME, version=version, created_at="", data_version="", code_version="", as_of="", settings={}, metrics={},
+        model=bundle, version=version, created_at="", data_version="", code_version="", as_of="", settings={}, metrics={},
         files={"golden.npz": file_sha256(folder / "golden.npz")},
     )  # fmt: skip
     (folder / "manifest.json").write_text(manifest.model_dump_json())
@@ -315,7 +316,9 @@ def test_golden_probe_compares_and_can_fail(triton, tmp_path):
         with pytest.raises(UpstreamError, match="off by"):
             golden_probe(_golden_bundle(tmp_path, "2", 2.5))(client)
     with pytest.raises(ArtifactError, match=r"golden\.npz"):
-        golden_probe(tmp_path / "none")
+        golden_probe(tmp_path / MODEL_NAME / "none")
+    with pytest.raises(ConfigError, match="no bundle"):
+        golden_probe(tmp_path / "none" / "1")
 
 
 def test_deployed_probe_moves_on_only_when_the_server_has_the_version(triton, tmp_path):
@@ -332,6 +335,31 @@ def test_deployed_probe_moves_on_only_when_the_server_has_the_version(triton, tm
         probe(client)
         (tmp_path / MODEL_NAME / "2" / "golden.npz").write_bytes(b"")
         probe(client)
+
+
+def test_deployed_probe_compares_every_bundle_that_is_deployed(triton, tmp_path):
+    """One, the other or both; what is deployed later is taken up once the server has it."""
+    _golden_bundle(tmp_path, "1", 1.0)
+    _golden_bundle(tmp_path, "4", 1.0, "sequence")
+    _golden_bundle(tmp_path, "5", 1.0, "sequence")
+    with BlockingTritonClient(triton.url, WAIT_S) as client:
+        deploy(tmp_path, "4", "sequence")
+        deployed_probe(tmp_path)(client)  # the sequence model alone
+        with pytest.raises(ArtifactError, match="no deployed two-tower"):
+            deployed_probe(tmp_path, [MODEL_NAME])(client)
+        deploy(tmp_path, "1")
+        deployed_probe(tmp_path)(client)
+        deploy(tmp_path, "5", "sequence")  # which is not loaded
+        with pytest.raises(UpstreamError, match="sequence"):
+            deployed_probe(tmp_path)(client)
+        started_without = deployed_probe(tmp_path, [MODEL_NAME])
+        for _ in range(2):
+            started_without(client)
+        shutil.rmtree(tmp_path / "sequence" / "4")
+        _golden_bundle(tmp_path, "4", 3.0, "sequence")
+        deploy(tmp_path, "4", "sequence")  # it is loaded, and is not what the bundle says
+        with pytest.raises(UpstreamError, match="sequence version 4 is off by"):
+            started_without(client)
 
 
 def test_settings_are_checked():

@@ -13,13 +13,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from contracts import sequence
 from contracts.bundle import PAD, UNKNOWN, Calibration, OfferType, OfferTypes, Ranking
 from contracts.tables import REWARD_TYPES, REWARDS
-from contracts.tensors import FEATURE_COUNT, TEXT_DIM
-from training.export.bundle import Bundle, RunRecord, Trained, build_bundle
+from contracts.tensors import FEATURE_COUNT, MONTH_COUNT, STEP_COUNT, TEXT_DIM
+from training.export.bundle import Bundle, RunRecord, build_bundle
+from training.export.recommender import RecommenderRun
+from training.export.sequence import SequenceRun, golden_histories
 from training.recommender.model import ModelConfig, TwoTower
 from training.recommender.next_offer import OfferConfig, OfferModel, save_offer_model
 from training.recommender.ranker import Ranker, RankerConfig, save_ranker
+from training.sequence import artifacts as sequence_files
+from training.sequence.model import FactorsModel, SequenceModel
+from training.sequence.model import ModelConfig as SequenceConfig
 
 REWARD_COUNT = 12
 RECORD = RunRecord("data-1", "code-1", "2026-01-01T00:00:00Z")
@@ -43,9 +49,9 @@ def second_stage() -> tuple[Ranker, OfferModel]:
 
 
 @pytest.fixture(scope="session")
-def trained(two_tower: TwoTower) -> Trained:
+def trained(two_tower: TwoTower) -> RecommenderRun:
     """The models of the run whose files `artifacts` holds."""
-    return Trained(two_tower, *second_stage())
+    return RecommenderRun(two_tower, *second_stage())
 
 
 def write_second_stage(folder: Path) -> None:
@@ -116,3 +122,58 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory, two_tower: TwoTower) -> 
 def bundle(tmp_path_factory: pytest.TempPathFactory, artifacts: Path) -> Bundle:
     """A finished bundle of version 1. Read only."""
     return build_bundle(tmp_path_factory.mktemp("models"), artifacts, "1", RECORD)
+
+
+def forecasting(reference_statics: np.ndarray) -> sequence.Forecasting:
+    """A record with plausible numbers."""
+    rates = sequence.BaseRates(
+        churn=(0.6, 0.5, 0.4), silent_by=tuple(np.linspace(0.4, 0.9, STEP_COUNT)), purchase_probability=(0.3,) * MONTH_COUNT,
+        spend=(10.0,) * MONTH_COUNT, spend_interval=(50.0, 200.0),
+    )  # fmt: skip
+    return sequence.Forecasting(
+        definition=sequence.ChurnDefinition(), reference_statics=tuple(reference_statics.tolist()), base_rates={"": rates},
+        clv_cuts={"": (50.0, 200.0, 500.0)}, ece=0.02, spend_months_seen=6,
+    )  # fmt: skip
+
+
+def new_sequence() -> sequence_files.Trained:
+    """Seeded and untrained, with the mean of the golden customers as the reference."""
+    torch.manual_seed(6)
+    model = SequenceModel(SequenceConfig(hidden=8, members=2)).eval()
+    ordinary = {name: array[3:] for name, array in golden_histories().items()}
+    factors = FactorsModel(model, *(torch.from_numpy(ordinary[name].mean(0)) for name in ("weeks", "statics"))).eval()
+    with torch.no_grad():
+        model.reference_churn.copy_(factors(factors.reference_weeks[None], factors.reference_statics[None])[-1][0])
+    return sequence_files.Trained(model, factors, forecasting(factors.reference_statics.numpy()))
+
+
+@pytest.fixture(scope="session")
+def sequence_run() -> SequenceRun:
+    """The sequence models of the run whose files `sequence_artifacts` holds."""
+    return SequenceRun(new_sequence())
+
+
+@pytest.fixture(scope="session")
+def sequence_artifacts(tmp_path_factory: pytest.TempPathFactory, sequence_run: SequenceRun) -> Path:
+    """A sequence run's files. Read only: copy them to change them."""
+    folder = tmp_path_factory.mktemp("sequence-run") / "artifacts"
+    sequence_files.save(folder, sequence_run.trained, {"hidden": 8}, {"churn_90/auc": 0.8})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sequence_bundle(bundle: Bundle, sequence_artifacts: Path) -> Bundle:
+    """A finished bundle of version 3, beside that of the recommender. Read only."""
+    return build_bundle(bundle.path.parent.parent, sequence_artifacts, "3", RECORD, name=sequence.MODEL_NAME)
+
+
+@pytest.fixture(scope="session")
+def bundles(bundle: Bundle, sequence_bundle: Bundle) -> dict[str, Bundle]:
+    """Both, by name."""
+    return {b.path.parent.name: b for b in (bundle, sequence_bundle)}
+
+
+@pytest.fixture(scope="session")
+def runs(trained: RecommenderRun, sequence_run: SequenceRun) -> dict[str, RecommenderRun | SequenceRun]:
+    """The models of both, by the bundle's name."""
+    return {"two-tower": trained, "sequence": sequence_run}

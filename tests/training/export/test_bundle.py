@@ -12,13 +12,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from contracts.bundle import FILES, MODEL_NAME, read_manifest
+from contracts.bundle import BUNDLES, FILES, MODEL_NAME, read_manifest
 from contracts.errors import ArtifactError
-from contracts.tensors import ITEM_TOWER, MODELS
-from features import rewards
-from features.vocabulary import Vocabulary
+from contracts.tensors import MODELS
 from training.export import bundle as bundle_module
-from training.export.bundle import build_bundle, check_bundle, item_vectors, read_golden
+from training.export.bundle import RECIPES, build_bundle, check_bundle, read_golden
 from training.export.onnx import run_torch
 
 from .conftest import RECORD, REWARD_COUNT
@@ -37,33 +35,8 @@ def test_bundle_holds_what_the_contract_says(bundle):
     assert bundle.path.stat().st_mode & 0o755 == 0o755
 
 
-def test_item_vectors_are_torchs_in_the_order_of_the_catalogue(bundle, artifacts, two_tower):
-    vectors = np.load(bundle.path / "item_vectors.npy")
-    table = pq.read_table(bundle.path / "rewards.parquet")
-    inputs = {
-        "item_ids": rewards.item_ids(table, Vocabulary.load(bundle.path / "vocabulary.json")),
-        "attributes": rewards.attributes(table),
-        "text_vector": np.load(artifacts / "text_vectors.npy"),
-    }
-    assert vectors.shape == (REWARD_COUNT, 64)
-    assert vectors.dtype == np.float32
-    np.testing.assert_allclose(vectors, run_torch(two_tower.item, ITEM_TOWER, inputs)["item_vector"], atol=2e-6)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
-
-
-def test_item_vectors_in_small_batches_are_the_same(bundle, artifacts, monkeypatch):
-    table, texts = pq.read_table(bundle.path / "rewards.parquet"), np.load(artifacts / "text_vectors.npy")
-    small = type(ITEM_TOWER)(ITEM_TOWER.name, ITEM_TOWER.inputs, ITEM_TOWER.outputs, 5)
-    monkeypatch.setattr(bundle_module, "ITEM_TOWER", small)
-    again = item_vectors(bundle.path / "item_tower.onnx", table, Vocabulary.load(bundle.path / "vocabulary.json"), texts)
-    np.testing.assert_allclose(again, np.load(bundle.path / "item_vectors.npy"), atol=1e-6)
-
-
-def test_item_vectors_that_are_not_of_length_one_are_refused(bundle, artifacts):
-    table, texts = pq.read_table(bundle.path / "rewards.parquet"), np.load(artifacts / "text_vectors.npy").copy()
-    texts[3] = np.nan
-    with pytest.raises(ArtifactError, match="rew-3"):
-        item_vectors(bundle.path / "item_tower.onnx", table, Vocabulary.load(bundle.path / "vocabulary.json"), texts)
+def test_every_bundle_has_a_recipe():
+    assert set(RECIPES) == set(BUNDLES)
 
 
 @pytest.fixture
@@ -125,11 +98,13 @@ def test_a_bundle_of_fewer_files_is_made_again(bundle, artifacts, tmp_path):
 
 
 def test_golden_rows_that_are_missing_are_an_artifact_error(tmp_path):
+    folder = tmp_path / MODEL_NAME / "1"
     with pytest.raises(ArtifactError, match=r"golden\.npz"):
-        read_golden(tmp_path)
-    np.savez(tmp_path / "golden.npz", features=np.zeros(3))
+        read_golden(folder)
+    folder.mkdir(parents=True)
+    np.savez(folder / "golden.npz", features=np.zeros(3))
     with pytest.raises(ArtifactError, match=r"golden\.npz"):
-        read_golden(tmp_path)
+        read_golden(folder)
 
 
 def _drop_column(folder: Path) -> None:
@@ -175,8 +150,8 @@ def test_files_that_are_missing_or_do_not_belong_together_are_refused(
     shutil.copytree(artifacts, folder)
     harm(folder)
     monkeypatch.setattr(bundle_module.onnx, "export", lambda module, spec, path, metadata: path.write_bytes(b""))
-    monkeypatch.setattr(bundle_module, "_prove", lambda *_: None)
-    monkeypatch.setattr(bundle_module, "item_vectors", lambda *_: np.zeros((REWARD_COUNT, 64), np.float32))
+    monkeypatch.setattr(bundle_module, "_prove", lambda *_: [])
+    monkeypatch.setattr(bundle_module.recommender, "item_vectors", lambda *_: np.zeros((REWARD_COUNT, 64), np.float32))
     with pytest.raises(ArtifactError, match=message):
         build_bundle(tmp_path / "models", folder, "1", RECORD)
     assert not (tmp_path / "models" / MODEL_NAME / "1").exists()

@@ -10,25 +10,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts.bundle import BUNDLES
 from contracts.errors import ArtifactError, ShapeError
-from contracts.tensors import ITEM_TOWER, MODELS, USER_TOWER
+from contracts.tensors import ITEM_TOWER, MODELS, SEQUENCE, USER_TOWER, ModelSpec
 from serving import repository
 from serving.client import BlockingTritonClient
 from serving.triton import CHECKOUT, TritonServer, TritonSettings, golden_probe
 from training.export import parity
 from training.export.bundle import golden_reference, golden_rows, read_golden
 
-SPECS = pytest.mark.parametrize("spec", MODELS.values(), ids=lambda s: s.name)
+SPECS = pytest.mark.parametrize(
+    ("name", "spec"),
+    [(b.name, s) for b in BUNDLES.values() for s in b.models.values()],
+    ids=[s for b in BUNDLES.values() for s in b.models],
+)
 
 
 @pytest.fixture(scope="module")
-def served(bundle, tmp_path_factory) -> Iterator[BlockingTritonClient]:
-    """A client of a Triton that serves the bundle."""
+def served(bundles, tmp_path_factory) -> Iterator[BlockingTritonClient]:
+    """A client of a Triton that serves both bundles, each in its own version."""
     if not (CHECKOUT / ".triton" / "bin" / "python").exists():
         pytest.skip("no model server in .triton: make setup")
     folder: Path = tmp_path_factory.mktemp("triton")
-    repository.build(bundle.path, folder / "repository")
-    server = TritonServer(TritonSettings.load(start_timeout_s=90), folder / "repository", folder / "run", golden_probe(bundle.path))
+    for bundle in bundles.values():
+        repository.build(bundle.path, folder / "repository")
+    probes = [golden_probe(bundle.path) for bundle in bundles.values()]
+
+    def probe(client: BlockingTritonClient) -> None:
+        for one in probes:
+            one(client)
+
+    server = TritonServer(TritonSettings.load(start_timeout_s=90), folder / "repository", folder / "run", probe)
     try:
         with BlockingTritonClient(server.start().url, 30.0) as client:
             yield client
@@ -37,19 +49,19 @@ def served(bundle, tmp_path_factory) -> Iterator[BlockingTritonClient]:
 
 
 @SPECS
-def test_onnx_gives_what_torch_gives(spec, bundle):
-    hop = next(h for h in bundle.hops if h.model == spec.name)
+def test_onnx_gives_what_torch_gives(name, spec, bundles):
+    hop = next(h for h in bundles[name].hops if h.model == spec.name)
     assert hop.ok
     assert hop.rows == parity.GOLDEN_ROWS
-    assert hop.max_difference < 2e-6, "float32 rounding, an order below what is allowed"
+    assert hop.max_difference < 2e-6, "float32 rounding, well below what is allowed"
 
 
 @SPECS
-def test_triton_gives_what_torch_gives(spec, bundle, served):
-    golden = read_golden(bundle.path)
+def test_triton_gives_what_torch_gives(name, spec, bundles, served):
+    golden, version = read_golden(bundles[name].path), bundles[name].version
 
     def triton(inputs):
-        return served.infer(spec, inputs, bundle.version)
+        return served.infer(spec, inputs, version)
 
     hop = parity.compare(spec, "torch → triton", golden_reference(spec, golden), triton, golden_rows(spec, golden))
     assert hop.ok, hop
@@ -57,9 +69,10 @@ def test_triton_gives_what_torch_gives(spec, bundle, served):
 
 
 @SPECS
-def test_one_nudged_weight_fails_every_hop(spec, bundle, trained, served):
-    golden, module = read_golden(bundle.path), trained.served()[spec.name][1]
-    wrong = parity.torch_run(parity.nudged(module), spec)
+def test_one_nudged_weight_fails_every_hop(name, spec, bundles, runs, served):
+    bundle = bundles[name]
+    golden, module = read_golden(bundle.path), runs[name].served()[spec.name][1]
+    wrong = parity.torch_run(parity.nudged(module, runs[name].nudge_within), spec)
     for candidate in (parity.onnx_run(bundle.path / f"{spec.name}.onnx"), lambda i: served.infer(spec, i, bundle.version)):
         hop = parity.compare(spec, "nudged", wrong, candidate, golden_rows(spec, golden))
         assert not hop.ok
@@ -68,11 +81,38 @@ def test_one_nudged_weight_fails_every_hop(spec, bundle, trained, served):
 
 
 @SPECS
-def test_a_control_that_sees_nothing_is_refused(spec, bundle, trained):
+def test_a_control_that_sees_nothing_is_refused(name, spec, bundles, runs):
     """With a tolerance that lets everything pass, the check proves nothing and says so."""
-    module, inputs = trained.served()[spec.name][1], golden_rows(spec, read_golden(bundle.path))
+    module, inputs = runs[name].served()[spec.name][1], golden_rows(spec, read_golden(bundles[name].path))
     with pytest.raises(ArtifactError, match="cannot see a wrong model"):
-        parity.negative_control(spec, module, parity.torch_run(module, spec), inputs, tolerance=10.0)
+        parity.negative_control(spec, module, parity.torch_run(module, spec), inputs, 10.0, runs[name].nudge_within)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "off", "ok"), [("churn", 0.9e-5, True), ("churn", 1.2e-5, False), ("spend", 0.9e-4, True), ("spend", 1.2e-4, False)]
+)
+def test_probabilities_and_money_have_tolerances_of_their_own(tensor, off, ok):
+    """Probabilities in absolute terms, money in proportion to the row's largest amount."""
+    size = 300.0 if tensor == "spend" else 1.0
+    right = {t.name: np.full((4, *t.shape), size if t.name == tensor else 0.0, np.float32) for t in SEQUENCE.outputs}
+    wrong = right | {tensor: right[tensor] * np.float32(1 + off)}
+    inputs = {t.name: np.zeros((4, *t.shape), np.float32) for t in SEQUENCE.inputs}
+    hop = parity.compare(SEQUENCE, "x", lambda i: right, lambda i: {k: v[: len(i["weeks"])] for k, v in wrong.items()}, inputs)
+    assert (hop.tensor, hop.ok) == (tensor, ok)
+
+
+def test_no_batch_is_larger_than_the_model_takes():
+    small = ModelSpec("small", ITEM_TOWER.inputs, ITEM_TOWER.outputs, 5)
+    seen = set()
+
+    def zeros(part):
+        seen.add(len(part["item_ids"]))
+        return {"item_vector": np.zeros((len(part["item_ids"]), 64), np.float32)}
+
+    parity.compare(
+        small, "x", lambda i: {"item_vector": np.zeros((parity.GOLDEN_ROWS, 64), np.float32)}, zeros, parity.golden_inputs(small)
+    )
+    assert max(seen) == 5
 
 
 def test_nudged_leaves_the_model_itself_alone(two_tower):

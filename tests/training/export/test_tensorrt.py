@@ -13,13 +13,16 @@ import numpy as np
 import onnx
 import pytest
 
+from contracts.bundle import BUNDLES, SERVED_MODELS
 from contracts.errors import ArtifactError, ConfigError
-from contracts.tensors import ITEM_TOWER, MODELS, USER_TOWER
+from contracts.tensors import ITEM_TOWER, SEQUENCE, USER_TOWER
+from regulars.export import PRECISIONS
 from training.export import tensorrt
 from training.export.bundle import golden_rows, read_golden
 from training.export.parity import FP16_TOLERANCE
 
-SPECS = pytest.mark.parametrize("spec", MODELS.values(), ids=lambda s: s.name)
+SPECS = pytest.mark.parametrize("spec", SERVED_MODELS.values(), ids=lambda s: s.name)
+BUNDLE_OF = {model: b.name for b in BUNDLES.values() for model in b.models}
 
 
 @SPECS
@@ -28,7 +31,8 @@ def test_profiles_are_the_specs_shapes_at_one_usual_and_largest_batch(spec):
     assert set(found) == {t.name for t in spec.inputs}
     for tensor in spec.inputs:
         p = found[tensor.name]
-        assert (p.smallest, p.usual, p.largest) == ((1, *tensor.shape), (32, *tensor.shape), (spec.max_batch_size, *tensor.shape))
+        usual = 16 if spec.name == "sequence_factors" else 32
+        assert (p.smallest, p.usual, p.largest) == ((1, *tensor.shape), (usual, *tensor.shape), (spec.max_batch_size, *tensor.shape))
 
 
 def test_the_usual_batch_is_never_above_the_largest():
@@ -37,8 +41,16 @@ def test_the_usual_batch_is_never_above_the_largest():
 
 
 @SPECS
-def test_tensorrt_takes_every_operator_of_the_exported_towers(spec, bundle):
-    assert tensorrt.unsupported_operators(bundle.path / f"{spec.name}.onnx") == []
+def test_tensorrt_takes_every_operator_of_the_exported_models(spec, bundles):
+    assert tensorrt.unsupported_operators(bundles[BUNDLE_OF[spec.name]].path / f"{spec.name}.onnx") == []
+
+
+def test_the_lstm_stays_one_operator(bundles):
+    """TensorRT has a kernel for it; a loop over 52 weeks would be hundreds of small ones."""
+    for name in BUNDLES["sequence"].models:
+        model = onnx.load(bundles["sequence"].path / f"{name}.onnx")
+        assert sum(n.op_type == "LSTM" for n in model.graph.node) == 2, "one a member"
+        assert len(model.graph.node) < 400
 
 
 def test_an_operator_that_tensorrt_lacks_is_named(bundle, tmp_path):
@@ -84,6 +96,7 @@ class _Fake:
 
         class Config:
             set_flag = staticmethod(lambda flag: fake.asked["flags"].append(flag))
+            clear_flag = staticmethod(lambda flag: fake.asked["flags"].append(f"no {flag}"))
             set_memory_pool_limit = staticmethod(lambda *_: None)
             add_optimization_profile = staticmethod(lambda p: fake.asked.update(profile=p))
             create_timing_cache = staticmethod(lambda content: fake.asked.update(cache=content))
@@ -114,7 +127,7 @@ class _Fake:
             __version__=version, Builder=Builder, OnnxParser=Parser,
             Logger=type("Logger", (), {"WARNING": 1, "__init__": lambda *_: None}),
             MemoryPoolType=types.SimpleNamespace(WORKSPACE=0),
-            BuilderFlag=types.SimpleNamespace(FP16="fp16", VERSION_COMPATIBLE="compatible"),
+            BuilderFlag=types.SimpleNamespace(FP16="fp16", TF32="tf32", VERSION_COMPATIBLE="compatible"),
         )  # fmt: skip
 
 
@@ -157,7 +170,7 @@ def test_compile_builds_checks_and_records(bundle, tmp_path, fake_gpu):
     assert record.parity["ok"]
     fake_again = fake_gpu(golden)
     tensorrt.compile(bundle.path / "item_tower.onnx", ITEM_TOWER, out, "fp32", golden, cache)
-    assert fake_again.asked["flags"] == []
+    assert fake_again.asked["flags"] == ["no tf32"]
     assert fake_again.asked["cache"] == b"timings", "the second build reads the first one's timings"
 
 
@@ -174,6 +187,16 @@ def test_what_tensorrt_cannot_do_is_an_artifact_error(bundle, tmp_path, fake_gpu
     fake_gpu({}, **options)
     with pytest.raises(ArtifactError, match=message):
         tensorrt.compile(bundle.path / "item_tower.onnx", ITEM_TOWER, tmp_path / "x.plan")
+
+
+def test_the_sequence_model_is_compiled_and_compared_within_its_tolerance(sequence_bundle, tmp_path, fake_gpu):
+    golden = read_golden(sequence_bundle.path)
+    fake_gpu(golden, error=1e-4)
+    path = sequence_bundle.path / "sequence.onnx"
+    assert tensorrt.compile(path, SEQUENCE, tmp_path / "x.plan", "fp32", golden).parity["ok"]
+    fake_gpu(golden, error=1e-3)
+    with pytest.raises(ArtifactError, match="parity failed: sequence torch → tensorrt fp32"):
+        tensorrt.compile(path, SEQUENCE, tmp_path / "y.plan", "fp32", golden)
 
 
 def test_a_foreign_operator_ends_before_the_build(bundle, tmp_path, fake_gpu, monkeypatch):
@@ -209,11 +232,14 @@ def test_an_engine_of_another_gpu_or_model_is_refused():
 
 
 @pytest.mark.gpu
-@SPECS
-@pytest.mark.parametrize("precision", ["fp16", "fp32"])
-def test_a_real_engine_gives_what_torch_gives(spec, precision, bundle, tmp_path):
+@pytest.mark.parametrize(
+    ("spec", "precision"), [(s, p) for s in SERVED_MODELS.values() for p in sorted({"fp32", PRECISIONS[BUNDLE_OF[s.name]]})],
+    ids=lambda v: getattr(v, "name", v),
+)  # fmt: skip
+def test_a_real_engine_gives_what_torch_gives(spec, precision, bundles, tmp_path):
     if importlib.util.find_spec("tensorrt") is None:
         pytest.skip("no TensorRT here: run in the image of Dockerfile.gpu --target compile")
+    bundle = bundles[BUNDLE_OF[spec.name]]
     golden = read_golden(bundle.path)
     record = tensorrt.compile(bundle.path / f"{spec.name}.onnx", spec, tmp_path / "x.plan", precision, golden)
     assert record.parity["rows"] == len(next(iter(golden_rows(spec, golden).values())))
