@@ -253,13 +253,17 @@ def _quoted(path: Path) -> str:
     return "'" + str(path).replace("'", "''") + "'"
 
 
-@contextmanager
-def _wanted(connection: duckdb.DuckDBPyConnection, parts: Sequence[pa.Table]) -> Iterator[None]:
-    """Whom `ACTS_SQL` is about: `code` is the row within the part, `shard` the part."""
+def coded(parts: Sequence[pa.Table]) -> pa.Table:
+    """Whom `ACTS_SQL` is about, to be registered as `WANTED`: `code` is the row within the part, `shard` the part."""
     ids = pa.concat_tables([part.select(["business_id", "customer_id"]) for part in parts])
     code = np.concatenate([np.arange(part.num_rows, dtype=np.int32) for part in parts])
     shard = np.repeat(np.arange(len(parts), dtype=np.int32), [part.num_rows for part in parts])
-    connection.register(WANTED, ids.append_column("code", pa.array(code)).append_column("shard", pa.array(shard)))
+    return ids.append_column("code", pa.array(code)).append_column("shard", pa.array(shard))
+
+
+@contextmanager
+def _wanted(connection: duckdb.DuckDBPyConnection, parts: Sequence[pa.Table]) -> Iterator[None]:
+    connection.register(WANTED, coded(parts))
     try:
         yield
     finally:
@@ -401,7 +405,8 @@ def _statics(history: DailyHistory, as_of_day: int, owner: np.ndarray, age: np.n
     if older is not None:
         within[: len(DAILY), :, -1] += older.sums.T
         within[-1, :, -1] += older.purchase_days
-    columns = [signed_log1p(within[channel, :, _SPANS.index(span)]) for channel, spans, _ in _WINDOWS.values() for span in spans]
+    logs = signed_log1p(within)
+    columns = [logs[channel, :, _SPANS.index(span)] for channel, spans, _ in _WINDOWS.values() for span in spans]
     recency, engaged, redeemed, bad = (
         _newest(count, owner, age, np.flatnonzero(sums[k] > 0), as_of_day, None if older is None else older.last[:, i])
         for i, k in enumerate(LATEST)
