@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -157,9 +158,11 @@ def test_people_get_one_table_with_the_best_in_bold(result: dict[str, Any]) -> N
     ]
     assert names == [*MODELS, "truth"]
     best = max(result["rows"][:-1], key=lambda r: r["auc"])
-    assert f"\x1b[1m{best['auc']:.3f}" in printed(result)
-    others = [r for r in result["rows"] if r["model"] != best["model"]]
-    assert not any(f"\x1b[1m{r['auc']:.3f}" in printed(result) for r in others)
+    bold = {found.strip() for found in re.findall("\x1b\\[1m *([^\x1b]+)", printed(result))}
+    for measure, best in (("auc", max), ("gini", max), ("log_loss", min)):
+        values = [r[measure] for r in result["rows"][:-1]]
+        assert f"{best(values):.3f}" in bold
+        assert not bold & {f"{v:.3f}" for v in [*values, result["rows"][-1]["auc"]] if f"{v:.3f}" != f"{best(values):.3f}"}
     assert "regulars less" in plain.getvalue()
 
 
