@@ -251,8 +251,8 @@ class Warehouse:
 
     # ---- reading ------------------------------------------------------------------------------------------------------------
 
-    def _read(self, path: Path | None = None) -> _Manifest:
-        path = path or self.root / "manifest.json"
+    def _read(self) -> _Manifest:
+        path = self.root / "manifest.json"
         if not path.exists():
             return _Manifest()
         try:
@@ -264,26 +264,13 @@ class Warehouse:
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise ArtifactError(f"cannot read {path}: {exc}. Restore it from a backup, or start again in another folder.") from exc
 
-    def keep_snapshot(self, path: Path) -> None:
-        """Write the snapshot of this instant to a file, for `connect`. Its files stay for a day, and longer where none was merged."""
-        manifest = self.root / "manifest.json"
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_bytes(
-            manifest.read_bytes() if manifest.exists() else json.dumps({"format": FORMAT, **asdict(_Manifest())}).encode()
-        )
-        _flush(temporary)
-        temporary.replace(path)
-
-    def connect(self, snapshot: Path | None = None) -> duckdb.DuckDBPyConnection:
+    def connect(self) -> duckdb.DuckDBPyConnection:
         """An in-memory DuckDB (time zone UTC) with one view per table over the files of this instant; later landings do not show.
-
-        Args:
-            snapshot: of `keep_snapshot`, to read what was there then.
 
         Raises:
             ArtifactError: the manifest cannot be read, or names a file that is gone.
         """
-        manifest = self._read(snapshot)
+        manifest = self._read()
         connection = _duckdb(self.root)
         try:
             for spec in TABLES.values():

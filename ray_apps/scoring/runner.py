@@ -200,9 +200,8 @@ class _Stopped(Exception):  # noqa: N818 - no error: the command is being stoppe
 
 
 def _local(settings: ScoreSettings, run: Run, shards: Sequence[int], advance: Callable[[int], None]) -> Iterator[ShardReport]:
-    """In this process: as many threads as workers, each with a model and a connection of its own."""
+    """In this process: as many threads as workers, each with a model of its own."""
     mine, stopping = threading.local(), threading.Event()
-    scorers: list[ShardScorer] = []
     workers = min(settings.worker_count, len(shards))
 
     def tick(customers: int) -> None:
@@ -213,7 +212,6 @@ def _local(settings: ScoreSettings, run: Run, shards: Sequence[int], advance: Ca
     def work(shard: int) -> ShardReport:
         if not hasattr(mine, "scorer"):
             mine.scorer = ShardScorer(settings.home, run, 1)
-            scorers.append(mine.scorer)
         report: ShardReport = mine.scorer.score(shard, tick)
         return report
 
@@ -226,8 +224,6 @@ def _local(settings: ScoreSettings, run: Run, shards: Sequence[int], advance: Ca
         finally:
             stopping.set()
             pool.shutdown(wait=True, cancel_futures=True)
-            for scorer in scorers:
-                scorer.close()
 
 
 def _ray(settings: ScoreSettings, run: Run, shards: Sequence[int], advance: Callable[[int], None]) -> Iterator[ShardReport]:

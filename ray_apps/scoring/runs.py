@@ -1,8 +1,8 @@
 """The record of a scoring run, where its files lie, and which run a command goes on with.
 
     <home>/scores/<run>/run.json            what is scored, as of when, by what; replaced atomically
-    <home>/scores/<run>/snapshot.json       the warehouse as it was when the run began
     <home>/scores/<run>/customers.parquet   who is scored: one row group a shard
+    <home>/scores/<run>/acts/               what they did until the as-of time, by shard, as it was in the warehouse when the run began
     <home>/scores/<run>/part-00012.parquet  rows of a finished shard
     <home>/scores/lock                      held while one command works on any run of this home
 
@@ -27,11 +27,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.errors import ArtifactError, UnknownItem
 from features.weekly import shards as shards_of
+from features.weekly import spread
 from ray_apps.clock import STALE_AFTER, wall_now
 from warehouse.store import Warehouse
 
 State = Literal["scoring", "landing", "finished"]
 TABLE = "customer_risk_scores"
+PLAN_MEMORY = "2GB"
 
 
 class Run(BaseModel):
@@ -96,7 +98,7 @@ class RunFolder:
 
     def __init__(self, home: Path, run: str) -> None:
         self.path = home / "scores" / run
-        self.record, self.snapshot, self.customers_file = (self.path / n for n in ("run.json", "snapshot.json", "customers.parquet"))
+        self.record, self.customers_file, self.acts = (self.path / n for n in ("run.json", "customers.parquet", "acts"))
 
     def part(self, shard: int) -> Path:
         """The file of a finished shard."""
@@ -134,7 +136,9 @@ class RunFolder:
     def tidy(self) -> None:
         """Delete all but the record."""
         for path in self.path.iterdir() if self.path.is_dir() else ():
-            if path != self.record:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path != self.record:
                 path.unlink(missing_ok=True)
 
     def remove(self) -> None:
@@ -201,7 +205,7 @@ def plan(
     customers: Sequence[str] | None = None,
     job: bool = False,
 ) -> Run:
-    """Begin a run: keep the snapshot, list the customers by shard, write the record last.
+    """Begin a run: write down who belongs to which shard and what they did, and the record last.
 
     Args:
         run: its id; made from what it is about when None.
@@ -218,16 +222,17 @@ def plan(
     folder = RunFolder(home, run or f"{as_of.astimezone(UTC):%Y%m%dT%H%M%S}-{digest}")
     folder.remove()
     folder.path.mkdir(parents=True)
-    warehouse.keep_snapshot(folder.snapshot)
-    with warehouse.connect(folder.snapshot) as connection:
+    with warehouse.connect() as connection:
+        connection.execute(f"SET memory_limit = '{PLAN_MEMORY}'")
         parts = _parts(connection, business_id, customers, shards, shard_size)
-    found = sum(p.num_rows for p in parts)
-    if not found and customers is None:
-        whose = f" of business {business_id}" if business_id else ""
-        raise ArtifactError(
-            f"the warehouse {warehouse.root} knows no customer{whose}, so there is nobody to score. Bring data in: regulars data generate"
-        )
-    folder.write_customers(parts)
+        found = sum(p.num_rows for p in parts)
+        if not found and customers is None:
+            whose = f" of business {business_id}" if business_id else ""
+            raise ArtifactError(
+                f"the warehouse {warehouse.root} knows no customer{whose}: nobody to score. Bring data in: regulars data generate"
+            )
+        folder.write_customers(parts)
+        spread(connection, parts, as_of, folder.acts)
     record = Run(
         run=folder.path.name,
         business_id=business_id,

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,10 +23,8 @@ from contracts.tensors import SEQUENCE
 from features import weekly
 from ray_apps.scoring.rows import SCHEMA, Scoring, historical_spend, rows
 from ray_apps.scoring.runs import Run, RunFolder
-from warehouse.store import Warehouse
 
 CHUNK = 4096
-DUCKDB_MEMORY = "1500MB"
 Tick = Callable[[int], None]
 
 
@@ -85,49 +82,29 @@ class ShardScorer:
     """Scores shards of one run; one per process or actor.
 
     Args:
-        home: as in the settings. run: its record. threads: of the model and of DuckDB.
+        home: as in the settings. run: its record. threads: of the model.
 
     Raises:
-        ArtifactError: the bundle or the kept snapshot cannot be read.
+        ArtifactError: the bundle cannot be read.
     """
 
     def __init__(self, home: Path, run: Run, threads: int = 1) -> None:
         self.folder, self.run = RunFolder(home, run.run), run
         self.forecaster = Forecaster(home / "models", run.version, threads)
         self.scoring = Scoring(run.as_of, run.scored_at, f"{MODEL_NAME}/{run.version}", self.forecaster.forecasting, run.risk_cuts)
-        self._connection = self._connect(home, threads)
-
-    def _connect(self, home: Path, threads: int) -> duckdb.DuckDBPyConnection:
-        try:
-            connection = Warehouse(home / "warehouse").connect(self.folder.snapshot)
-        except ArtifactError as exc:
-            raise self._gone(exc) from exc
-        connection.execute(f"SET threads = {int(threads)}")
-        connection.execute(f"SET memory_limit = '{DUCKDB_MEMORY}'")
-        return connection
-
-    def _read(self, customers: pa.Table) -> weekly.DailyHistory:
-        try:
-            return weekly.read(self._connection, customers, self.run.as_of)
-        except duckdb.IOException as exc:
-            raise self._gone(exc) from exc
-
-    def _gone(self, exc: Exception) -> ArtifactError:
-        return ArtifactError(f"run {self.run.run} began on data that is gone: {exc} Begin a new one: regulars score --fresh")
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
 
     def score(self, shard: int, tick: Tick = lambda count: None) -> ShardReport:
         """Score one shard and put its file in place, whole or not at all.
 
         Args:
             shard: 0 to the run's shards - 1. tick: told how many customers more are done.
+
+        Raises:
+            ArtifactError: the customers or their acts are gone or damaged.
         """
         began = time.perf_counter()
         customers = self.folder.customers(shard)
-        history = self._read(customers)
+        history = weekly.read_part(self.folder.acts, shard, customers.num_rows)
         read_s = time.perf_counter() - began
         day, spent = weekly.as_of_day(self.run.as_of), np.zeros(4)
         path = self.folder.part(shard)

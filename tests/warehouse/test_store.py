@@ -309,20 +309,6 @@ def test_a_customer_has_one_score_for_each_instant(tmp_path: Path) -> None:
     assert [(r.landed, r.duplicates) for r in found] == [(2, 0), (2, 0), (1, 1), (1, 1)]
 
 
-def test_a_kept_snapshot_shows_what_was_there(tmp_path: Path) -> None:
-    warehouse = Warehouse(tmp_path / "w")
-    (tmp_path / "w").mkdir()
-    warehouse.keep_snapshot(tmp_path / "empty.json")
-    warehouse.land("transactions", purchases([1, 2]), "s")
-    warehouse.keep_snapshot(tmp_path / "two.json")
-    warehouse.land("transactions", purchases([3]), "t")
-    counts = []
-    for snapshot in (tmp_path / "empty.json", tmp_path / "two.json", None):
-        with warehouse.connect(snapshot) as connection:
-            counts.append(connection.table("transactions").count("*").fetchall()[0][0])
-    assert counts == [0, 2, 3]
-
-
 def test_as_of_is_the_last_transaction_else_the_last_event(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path)
     event = {
