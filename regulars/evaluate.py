@@ -10,7 +10,10 @@ import typer
 from regulars.common import DEFAULT_HOME, HomeOption, JsonOption, console, errors, print_json
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from training.recommender.protocols import Source
+    from training.sequence.settings import SequenceSettings
     from training.settings import TrainSettings
 
 app = typer.Typer(help="Measure models against what else one would try.", no_args_is_help=True)
@@ -66,16 +69,111 @@ def recommender(
         console.print(table)
 
 
-def _models(asked: str | None) -> tuple[str, ...]:
+@app.command()
+def sequence(
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="NAME_OR_FOLDER",
+            help="cdnow, online_retail_ii (found by REGULARS_REALDATA), generator, a folder in the format of one, or a home folder.",
+        ),
+    ],
+    home: HomeOption = DEFAULT_HOME,
+    as_of: Annotated[
+        str | None,
+        typer.Option("--as-of", metavar="DATE", help="First day that nothing is known about, YYYY-MM-DD; else the data set's own."),
+    ] = None,
+    horizon_days: Annotated[int, typer.Option("--horizon-days", help="Of churn: no purchase within 30, 60 or 90 days.")] = 90,
+    models: Annotated[
+        str | None, typer.Option("--models", help="Rows to run, with commas between; all of them without this option.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of sampling, weights and resampling.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of the sequence model's training settings.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Few samples, one small network, few resamples: a rough look.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Forecast churn and value as of a day with ours and its peers, and print one table with 95 % intervals.
+
+    Peers: LightGBM, RFM with logistic regression, BG/NBD with Gamma-Gamma, the last period again; each calibrated on the same later slice
+    as ours. Nothing from the as-of day on is used but to compare with. Imported data is kept under HOME/evaluate.
+    """
+    from training.sequence import protocols, scorecard
+    from training.sequence.settings import SequenceSettings
+
+    rough: dict[str, Any] = {"max_samples": 6_000, "epochs": 2, "members": 1, "hidden": 16, "explained": 100} if fast else {}
+    settings = SequenceSettings.load(config, seed=seed, **rough)
+    source = protocols.recognise(data, protocols.RealdataSettings.load())
+    chosen = _chosen(models, scorecard.MODELS)
+    result = _forecasts(source, chosen, settings, home, horizon_days, _day(as_of), 200 if fast else 1_000)
+    if as_json:
+        print_json(result)
+        return
+    console.print(scorecard.table(result))
+
+
+def _day(asked: str | None) -> datetime | None:
+    from datetime import UTC, datetime
+
     from contracts.errors import ConfigError
-    from training.recommender.scorecard import MODELS
 
     if asked is None:
-        return MODELS
+        return None
+    try:
+        return datetime.strptime(asked, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError as exc:
+        raise ConfigError(f"{asked!r} is not a day, must be like 1997-10-01. Give another --as-of.") from exc
+
+
+def _forecasts(
+    source: Source,
+    models: tuple[str, ...],
+    settings: SequenceSettings,
+    home: Path,
+    horizon_days: int,
+    as_of: datetime | None,
+    resamples: int,
+) -> dict[str, Any]:
+    """One data set, measured."""
+    from contracts.paths import Home
+    from training.sequence import fit, protocols, scorecard
+    from warehouse.store import Warehouse
+
+    (home / "evaluate").mkdir(parents=True, exist_ok=True)
+    with errors.status(f"reading {source.name}"):
+        place = protocols.landed_home(source, home)
+    if source.kind == protocols.GENERATOR:
+        _generate(place)
+    with Warehouse(Home(place).warehouse).connect() as connection:
+        with errors.status("building samples"):
+            problem = protocols.build(source, connection, place, horizon_days, as_of, settings.seed)
+        found = scorecard.run(
+            problem,
+            lambda: fit.fit_history(connection, problem.as_of_day, settings, errors),
+            models,
+            settings.seed,
+            settings.threads,
+            errors,
+        )
+    return scorecard.summary(found, settings.seed, resamples)
+
+
+def _models(asked: str | None) -> tuple[str, ...]:
+    from training.recommender.scorecard import MODELS
+
+    return _chosen(asked, MODELS)
+
+
+def _chosen(asked: str | None, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """The rows to run out of those that there are."""
+    from contracts.errors import ConfigError
+
+    if asked is None:
+        return allowed
     chosen = tuple(dict.fromkeys(name.strip() for name in asked.split(",") if name.strip()))
-    wrong = [name for name in chosen if name not in MODELS]
+    wrong = [name for name in chosen if name not in allowed]
     if wrong or not chosen:
-        raise ConfigError(f"no model {', '.join(wrong) or repr(asked)}, there are {', '.join(MODELS)}. Give another --models.")
+        raise ConfigError(f"no model {', '.join(wrong) or repr(asked)}, there are {', '.join(allowed)}. Give another --models.")
     return chosen
 
 
