@@ -47,6 +47,52 @@ class ModelConfig:
         return asdict(self)
 
 
+LIVES = 3
+LIFE_PARAMETERS = 7
+
+
+class Lives(nn.Module):
+    """What buy-till-you-die models say of a customer, as inputs of the network: log rate of purchases, log-odds of being alive, log amount.
+
+    BG/NBD for the first two (Fader, Hardie and Lee 2005), Gamma-Gamma for the third (Fader and Hardie 2013), from five of the static
+    features; their parameters were fitted to the training customers' histories (`training.sequence.bgnbd`) and are not trained further.
+    Attributes: `parameters_of` r, alpha, a, b (weeks), p, q, gamma.
+    """
+
+    parameters_of: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("parameters_of", torch.tensor([0.5, 8.0, 0.5, 2.0, 4.0, 3.5, 30.0]))
+
+    def forward(self, statics: Tensor) -> Tensor:
+        """Static features (..., S) as they are, not standardised, to (..., 3)."""
+        r, alpha, a, b, p, q, gamma = self.parameters_of.unbind()
+        days, first, last, spend = (
+            torch.expm1(statics[..., STATICS.index(name)].clamp(min=0.0))
+            for name in ("purchase_days", "days_since_first_purchase", "days_since_purchase", "spend_ever")
+        )
+        bought = days.clamp(min=1.0)
+        x, whole = bought - 1.0, first.clamp(max=3650.0) / 7.0 + 1.0 / 7.0
+        gone = torch.minimum(last / 7.0, whole)
+        # Odds of having left: only after a purchase that was not the first can somebody be seen to stay away.
+        odds = torch.log(a / (b + (x - 1.0).clamp(min=0.0))) + (r + x) * torch.log((alpha + whole) / (alpha + whole - gone))
+        odds = torch.where(x > 0.5, odds.clamp(max=20.0), torch.log(a / b) * torch.ones_like(odds) + r * torch.log1p(gone / alpha))
+        rate = torch.log((r + x) / (alpha + whole)) - nn.functional.softplus(odds)
+        amount = torch.log((p * (gamma + spend) / (p * bought + q - 1.0)).clamp(min=1e-2))
+        return torch.stack([rate, -odds, amount], -1)
+
+
+def prior_of(lives: Tensor) -> Tensor:
+    """Log-odds of a purchase in a month and log of a month's spend given one, (..., 2), as `Lives` (..., 3) would have them.
+
+    The heads learn corrections of these: where data is scarce, a forecast stays near what two well-tried models say.
+    """
+    mean = torch.exp(lives[..., :1]).clamp(1e-6, 50.0) * (MONTH_DAYS / 7.0)  # purchases of a month
+    odds = mean + torch.log(-torch.expm1(-mean))
+    return torch.cat([odds, lives[..., 2:] + torch.log(mean) - torch.log(-torch.expm1(-mean))], -1)
+
+
 class Member(nn.Module):
     """One network of the ensemble."""
 
@@ -57,18 +103,20 @@ class Member(nn.Module):
         super().__init__()
         self.lstm = nn.LSTM(CHANNEL_COUNT, config.hidden, batch_first=True)
         self.mix = nn.Sequential(
-            nn.Linear(config.hidden + STATIC_COUNT, config.width), nn.SiLU(), nn.Dropout(config.dropout),
+            nn.Linear(config.hidden + STATIC_COUNT + LIVES, config.width), nn.SiLU(), nn.Dropout(config.dropout),
             nn.Linear(config.width, config.width), nn.SiLU(), nn.Dropout(config.dropout),
         )  # fmt: skip
-        self.heads = nn.Linear(config.width + STATIC_COUNT, sum(self.SIZES))
+        self.heads = nn.Linear(config.width + STATIC_COUNT + LIVES, sum(self.SIZES))
+        self.trust = nn.Parameter(torch.tensor([1.0, 0.7]))  # in the prior's two numbers; customers differ less than their past amounts do
         self.wave = nn.Parameter(torch.zeros(3, 4))  # of the silence hazards, the purchases, the log spends: over the year
 
     def encode(self, weeks: Tensor) -> Tensor:
         """Standardised weeks (B, W, C) to (B, H)."""
         return self.lstm(weeks)[0][:, -1]
 
-    def decide(self, state: Tensor, statics: Tensor, phases: Tensor) -> Tensor:
-        """State (..., H), standardised statics (..., S) and phases (..., 12, 4) to what `SequenceModel.logits` returns."""
+    def decide(self, state: Tensor, statics: Tensor, phases: Tensor, prior: Tensor) -> Tensor:
+        """State (..., H), standardised statics with lives (..., S + 3), phases (..., 12, 4), prior (..., 2) to what
+        `SequenceModel.logits` returns."""
         raw = self.heads(torch.cat([self.mix(torch.cat([state, statics], -1)), statics], -1))
         quiet, leave, month, amount, spread, total = raw.split(self.SIZES, -1)
         waves = phases @ self.wave.T  # (..., 12, 3)
@@ -77,8 +125,8 @@ class Member(nn.Module):
             [
                 quiet,
                 leave[..., :1] + 0.3 * leave[..., 1:] * log_month[:_L] + waves[..., :_L, 0],
-                month[..., :1] + 0.3 * month[..., 1:] * log_month + waves[..., 1],
-                amount[..., :1] + 0.3 * amount[..., 1:] * log_month + waves[..., 2],
+                self.trust[0] * prior[..., :1] + month[..., :1] + 0.3 * month[..., 1:] * log_month + waves[..., 1],
+                self.trust[1] * prior[..., 1:] + amount[..., :1] + 0.3 * amount[..., 1:] * log_month + waves[..., 2],
                 spread,
                 total,
             ],
@@ -110,7 +158,8 @@ class SequenceModel(nn.Module):
         super().__init__()
         self.config = config
         self.members = nn.ModuleList(Member(config) for _ in range(config.members))
-        for name, size in (("week", CHANNEL_COUNT), ("static", STATIC_COUNT)):
+        self.lives = Lives()
+        for name, size in (("week", CHANNEL_COUNT), ("static", STATIC_COUNT + LIVES)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))
         self.register_buffer("churn_slope", torch.ones(_Q))
@@ -119,18 +168,21 @@ class SequenceModel(nn.Module):
         self.register_buffer("interval_scale", torch.ones(1))
         self.window = nn.Parameter(torch.tensor([0.7, 0.2]))  # how the chance of no spend at all, and the spread, fall with the window
         self.register_buffer("reference_churn", torch.full((1,), 0.5))
-        inputs = config.members * config.hidden + STATIC_COUNT
+        inputs = config.members * config.hidden + STATIC_COUNT + LIVES
         self.explainer = nn.Sequential(nn.Linear(inputs, config.width), nn.SiLU(), nn.Linear(config.width, len(FACTORS)))
 
     def networks(self) -> list[Member]:
         """The members."""
         return [m for m in self.members if isinstance(m, Member)]
 
-    def standardise(self, weeks: Tensor, statics: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean 0, deviation 1, cut to +-CUT."""
+    def standardise(self, weeks: Tensor, statics: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Weeks, and static features with `Lives` (..., S + 3), of mean 0, deviation 1, cut to +-CUT; and the heads' prior (..., 2)."""
+        lives = self.lives(statics)
+        known = torch.cat([statics, lives], -1)
         return (
             ((weeks - self.week_mean) / self.week_std).clamp(-CUT, CUT),
-            ((statics - self.static_mean) / self.static_std).clamp(-CUT, CUT),
+            ((known - self.static_mean) / self.static_std).clamp(-CUT, CUT),
+            prior_of(lives),
         )
 
     def phases(self, statics: Tensor) -> Tensor:
@@ -141,11 +193,11 @@ class SequenceModel(nn.Module):
         return torch.stack([a, b, 2.0 * a * b, b * b - a * a], -1)
 
     def logits(self, weeks: Tensor, statics: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean logits of the members, (B, 39), and what the explainer reads, (B, M * H + S)."""
-        w, s = self.standardise(weeks, statics)
+        """Mean logits of the members, (B, 39), and what the explainer reads, (B, M * H + S + 3)."""
+        w, s, prior = self.standardise(weeks, statics)
         phases = self.phases(statics)
         states = [m.encode(w) for m in self.networks()]
-        mean = torch.stack([m.decide(h, s, phases) for m, h in zip(self.networks(), states, strict=True)]).mean(0)
+        mean = torch.stack([m.decide(h, s, phases, prior) for m, h in zip(self.networks(), states, strict=True)]).mean(0)
         return mean, torch.cat([*states, s], -1)
 
     def churn(self, quiet: Tensor) -> Tensor:
@@ -264,12 +316,12 @@ class FactorsModel(nn.Module):
         m = self.model
         mixed = self.reference_weeks + (weeks - self.reference_weeks)[:, None] * self.week_mask
         inputs = self.reference_statics + (statics - self.reference_statics)[:, None] * self.static_mask
-        w, s = m.standardise(mixed.reshape(-1, WEEK_COUNT, CHANNEL_COUNT), inputs)
+        w, s, prior = m.standardise(mixed.reshape(-1, WEEK_COUNT, CHANNEL_COUNT), inputs)
         phases, half = m.phases(inputs), self.week_mask.shape[0]
         logits = []
         for member in m.networks():
             state = member.encode(w).reshape(-1, half, m.config.hidden)
-            logits.append(member.decide(torch.cat([state, state], 1), s, phases))
+            logits.append(member.decide(torch.cat([state, state], 1), s, phases, prior))
         mean = torch.stack(logits).mean(0)  # (B, 256, 39)
         values = m.churn(mean[..., :_Q])[..., -1]
         return (*m.forecast(mean[:, -1]), values @ self.weights, values[:, :1])
