@@ -53,3 +53,39 @@ def recommender(
     report = result.metrics["calibration"]
     console.print(f"probabilities: expected calibration error {report['ece']:.4f} over {report['horizon_days']:g} days")
     console.print(f"run {result.run_id}; next: regulars export")
+
+
+@app.command()
+def sequence(
+    home: HomeOption = DEFAULT_HOME,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the samples.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples a step and process.")] = None,
+    max_samples: Annotated[int | None, typer.Option(help="Samples kept, drawn with the seed.")] = None,
+    members: Annotated[int | None, typer.Option(help="Networks whose forecasts are averaged.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Processes (GPUs, or CPU processes); more than one trains with DDP.")] = None,
+    accelerator: Annotated[str | None, typer.Option(help="auto, cpu or gpu.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of sampling, weights and shuffling.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; see docs for the names.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of going on with an unfinished run.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the sequence model (churn and lifetime value), calibrate it on the later slice and record the run.
+
+    Ctrl-C stops at the next step with a checkpoint; the same command goes on from there. Every other setting is a
+    variable REGULARS_SEQUENCE_<NAME>.
+    """
+    from contracts.paths import Home
+    from regulars.common import console
+    from training.sequence.settings import SequenceSettings
+    from training.sequence.train import table, train_sequence
+
+    settings = SequenceSettings.load(
+        config, epochs=epochs, batch_size=batch_size, max_samples=max_samples, members=members, devices=devices, accelerator=accelerator,
+        seed=seed,
+    )  # fmt: skip
+    result = train_sequence(Home(home), settings, errors if as_json else console, fresh)
+    if as_json:
+        print_json({"run_id": result.run_id, **result.metrics})
+        return
+    console.print(table(result.metrics))
+    console.print(f"run {result.run_id}; next: regulars export")
