@@ -32,28 +32,37 @@ class RayHost:
     Args:
         logs: folder for its log and those of the replicas.
         environment: the environment to extend; the caller's.
+        own: for a Ray of its own; else the environment stays as it is, for one that runs already.
     """
 
-    def __init__(self, logs: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, logs: Path, environment: Mapping[str, str] | None = None, own: bool = True) -> None:
         self.logs = logs
         self.run = Path(tempfile.mkdtemp(prefix="rg-", dir=short_folder(tempfile.gettempdir())))
-        self._environment = ray_environment(self.run, os.environ if environment is None else environment)
+        base = os.environ if environment is None else environment
+        self._environment = ray_environment(self.run, base) if own else dict(base)
         self._lines: queue.Queue[dict[str, Any]] = queue.Queue()
         self._process: subprocess.Popen[str] | None = None
         self._log: IO[str] | None = None
+        self._log_path = logs / "ray.log"
 
     @property
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
     def start(self, host: str, port: int, object_store_mb: int) -> None:
-        """Start the process and return at once; `wait_for("serve")` tells when it is ready for `deploy`."""
+        """Start the process that serves and return at once; `wait_for("serve")` tells when it is ready for `deploy`."""
+        haproxy_wrapper(self.run, self._environment)
+        orders = {"run": str(self.run), "object_store_mb": object_store_mb, "host": host, "port": port, "logs": str(self.logs.resolve())}
+        self.spawn("ray_apps.host", orders)
+
+    def spawn(self, module: str, orders: dict[str, Any], log: str = "ray.log") -> None:
+        """Start a module as the process, with its orders, and return at once; `wait_for` tells how far it is."""
         prctl(SUBREAPER, 1)  # orphaned grandchildren become our children, where `sweep` finds them
         self.logs.mkdir(parents=True, exist_ok=True)
-        haproxy_wrapper(self.run, self._environment)
-        self._log = (self.logs / "ray.log").open("a", encoding="utf-8")
+        self._log = (self.logs / log).open("a", encoding="utf-8")
+        self._log_path = self.logs / log
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "ray_apps.host"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -62,34 +71,37 @@ class RayHost:
             start_new_session=True,  # Ctrl-C reaches only the parent, which stops everything in order
         )
         threading.Thread(target=self._read, args=(self._process.stdout,), name="ray-host", daemon=True).start()
-        self._send({"run": str(self.run), "object_store_mb": object_store_mb, "host": host, "port": port, "logs": str(self.logs.resolve())})
+        self._send(orders)
 
     def deploy(self, settings: dict[str, Any]) -> None:
         """Let it deploy the application; `wait_for("deployed")` tells when the replicas run."""
         self._send(settings)
 
-    def wait_for(self, stage: str, timeout_s: float) -> None:
-        """Wait until the process has reported a stage.
+    def wait_for(self, stage: str, timeout_s: float | None) -> dict[str, Any]:
+        """Wait until the process has reported a stage; returns what it said.
+
+        Args:
+            timeout_s: None waits as long as the process lives.
 
         Raises:
             UpstreamError: it failed or ended before.
             UpstreamTimeout: it did not report within the time.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
         while True:
             try:
                 line = self._lines.get(timeout=0.2)
             except queue.Empty:
                 line = {}
             if line.get("stage") == stage:
-                return
+                return line
             if line.get("stage") == "failed":
-                raise UpstreamError(f"Ray Serve did not start: {line.get('error')}. Look into {self.logs / 'ray.log'} and start again.")
+                raise UpstreamError(f"Ray failed before stage {stage}: {line.get('error')}. Look into {self._log_path} and start again.")
             if not line and not self.alive:
                 code = self._process.returncode if self._process else None
-                raise UpstreamError(f"the Ray process ended with {code} before stage {stage}. Look into {self.logs / 'ray.log'}.")
+                raise UpstreamError(f"the Ray process ended with {code} before stage {stage}. Look into {self._log_path}.")
             if time.monotonic() > deadline:
-                raise UpstreamTimeout(f"Ray Serve did not reach stage {stage} within {timeout_s:g} s. Look into {self.logs / 'ray.log'}.")
+                raise UpstreamTimeout(f"Ray did not reach stage {stage} within {timeout_s:g} s. Look into {self._log_path}.")
 
     def stop(self, timeout_s: float = STOP_S) -> None:
         """Stop it in order, then by force; removes its folder. May be called again, at any stage."""
@@ -119,7 +131,7 @@ class RayHost:
             self._process.stdin.write(json.dumps(value) + "\n")
             self._process.stdin.flush()
         except OSError as exc:
-            raise UpstreamError(f"the Ray process is gone ({exc}). Look into {self.logs / 'ray.log'} and start again.") from exc
+            raise UpstreamError(f"the Ray process is gone ({exc}). Look into {self._log_path} and start again.") from exc
 
     def _read(self, stream: IO[str]) -> None:
         for line in stream:
