@@ -1,9 +1,9 @@
 """What a good engineer would try first: the methods that the sequence model is measured against.
 
-Each peer sees the same training samples with the same labels as ours, chooses its settings on the same later slice, and gets the same two
-corrections there: Platt's slope and intercept on its churn probability, one factor on its value. It forecasts from samples that end at the
-as-of day, in which no label can be. Value is asked for some months from the as-of day on; where the labels of training are shorter, a peer
-extends what it knows in its own way, as ours does.
+Each peer sees the same training samples with the same labels as ours. As ours it learns first from what was known when the later slice
+began, and gets its settings and the same two corrections on that slice: Platt's slope and intercept on its churn probability, one factor
+on its value; then it learns from all samples. It forecasts from samples that end at the as-of day, in which no label can be. Value is
+asked for some months from there on; where the labels of training are shorter, a peer extends what it knows in its own way, as ours does.
 
 `lightgbm`      boosted trees on the 40 statics and the last 13 weeks' purchases and spend; value: a month's spend, Tweedie, month as input.
 `rfm_logistic`  logistic regression on log recency, frequency and mean basket; value: linear regression of log spend on the same.
@@ -15,7 +15,7 @@ Letters: n samples, M = 12 months.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import lightgbm
@@ -25,16 +25,18 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from contracts.errors import ArtifactError
+from contracts.sequence import STEP_DAYS
 from contracts.tensors import MONTH_COUNT, MONTH_DAYS
 from features import weekly
 from features.definitions import signed_log1p
 from training.sequence import metrics
 from training.sequence.bgnbd import BgNbd, GammaGamma
+from training.sequence.calibrate import platt
 from training.sequence.data import ACTIVE_DAYS, Samples
 
 RECENT_WEEKS = 13
 MOST_ROWS = 300_000
-MOST_ROUNDS = 1_000
+MOST_ROUNDS, USUAL_ROUNDS = 1_000, 100
 DRAWS = 400
 LEVEL = 0.8
 EDGE = 1e-6
@@ -107,25 +109,14 @@ def value_months(samples: Samples, months: int, least: int = 200) -> int:
 
 @dataclass(frozen=True)
 class Platt:
-    """Probability = sigmoid(slope * logit + intercept). Source: Platt (1999)."""
+    """Probability = sigmoid(slope * logit + intercept), set by the same function as ours (`calibrate.platt`)."""
 
     slope: float = 1.0
     intercept: float = 0.0
 
     @classmethod
     def fit(cls, probability: np.ndarray, label: np.ndarray) -> Platt:
-        """By Newton's method on the log loss; nothing is corrected where the labels are all alike, or the slope would not be positive."""
-        if len(label) < 2 or label.all() or not label.any():
-            return cls()
-        x = np.stack([_logit(probability), np.ones(len(label))], axis=1)
-        w = np.array([1.0, 0.0])
-        for _ in range(50):
-            p = expit(x @ w)
-            step = np.linalg.solve((x * (p * (1 - p))[:, None]).T @ x + 1e-9 * np.eye(2), x.T @ (label - p))
-            w = w + np.clip(step, -2.0, 2.0)
-            if np.abs(step).max() < 1e-10:
-                break
-        return cls(float(w[0]), float(w[1])) if np.isfinite(w).all() and w[0] > 0 else cls()
+        return cls(*platt(_logit(probability), label)) if len(label) else cls()
 
     def __call__(self, probability: np.ndarray) -> np.ndarray:
         return expit(self.slope * _logit(probability) + self.intercept)
@@ -136,21 +127,40 @@ def _logit(probability: np.ndarray) -> np.ndarray:
 
 
 def factor(predicted: np.ndarray, actual: np.ndarray) -> float:
-    """What a forecast of value is multiplied with so that its total is right; 1 where one of the totals is not above zero."""
+    """What a forecast of value is multiplied with to get the total right, between a half and two as ours; 1 without a total above zero."""
     a, b = float(actual.sum()), float(predicted.sum())
-    return a / b if a > 0 and b > 0 else 1.0
+    return float(np.clip(a / b, 0.5, 2.0)) if a > 0 and b > 0 else 1.0
+
+
+def ended(samples: Samples, day: int) -> Samples:
+    """What of some samples was known at an earlier day: those before it, their labels censored there. A month counts when its last hour is
+    known: unlike in `months_in`, no day is forgiven, as what it held can no longer be taken out."""
+    before = samples.take(np.flatnonzero(samples.as_of_day < day))
+    seen = (day - before.as_of_day).astype(np.int32)
+    months = np.minimum(seen / MONTH_DAYS, MONTH_COUNT).astype(np.int8)
+    known = np.arange(MONTH_COUNT) < months[:, None]
+    return replace(
+        before,
+        observed_days=seen,
+        months_seen=months,
+        next_purchase_days=np.where(before.next_purchase_days < seen, before.next_purchase_days, np.inf).astype(np.float32),
+        bought=before.bought & (STEP_DAYS * np.arange(1, before.bought.shape[1] + 1) <= seen[:, None]),
+        monthly_spend=np.where(known, before.monthly_spend, 0.0).astype(np.float32),
+        monthly_purchases=before.monthly_purchases & known,
+    )
 
 
 class Learned:
-    """A peer that learns churn and value, and is then corrected on the later slice."""
+    """A peer that learns churn and value in ours' two steps: on what was known when the later slice began, to choose settings and
+    corrections there; then, with these, on all samples."""
 
     name = ""
 
     def __init__(self) -> None:
         self.chosen: dict[str, Any] = {}
 
-    def learn(self, question: Question) -> None:
-        """Learn from `train`, with `calibration` to choose settings."""
+    def learn(self, question: Question, train: Samples, later: Samples | None) -> None:
+        """Learn from some samples. With a later slice, settings are chosen by it; without, those chosen before are kept."""
         raise NotImplementedError
 
     def churn(self, samples: Samples) -> np.ndarray:
@@ -162,15 +172,19 @@ class Learned:
         raise NotImplementedError
 
     def answer(self, question: Question) -> Answer:
-        self.learn(question)
-        later, now = question.calibration, question.now
-        rows = later.take(churn_rows(later, question.horizon_days))
-        platt = Platt.fit(self.churn(rows), rows.churned(question.horizon_days)) if len(rows) else Platt()
-        months = value_months(later, question.months)
-        known = later.take(np.flatnonzero(later.months_seen >= months))
-        scale = factor(self.value(known, months), spent(known, months)) if len(known) else 1.0
-        self.chosen |= {"platt": [round(platt.slope, 4), round(platt.intercept, 4)], "value_factor": round(scale, 4)}
-        return Answer(platt(self.churn(now)), scale * self.value(now, question.months))
+        later, now, corrected, scale = question.calibration, question.now, Platt(), 1.0
+        if len(later):
+            early = ended(question.train, int(later.as_of_day.min()))
+            self.learn(question, early, later)
+            if len(churn_rows(early, question.horizon_days)):
+                rows = later.take(churn_rows(later, question.horizon_days))
+                corrected = Platt.fit(self.churn(rows), rows.churned(question.horizon_days))
+            months = value_months(later, question.months)
+            known = later.take(np.flatnonzero(later.months_seen >= months))
+            scale = factor(self.value(known, months), spent(known, months))
+        self.learn(question, question.train, None)
+        self.chosen |= {"platt": [round(corrected.slope, 4), round(corrected.intercept, 4)], "value_factor": round(scale, 4)}
+        return Answer(corrected(self.churn(now)), scale * self.value(now, question.months))
 
 
 def spent(samples: Samples, months: int) -> np.ndarray:
@@ -187,61 +201,65 @@ def features_of(samples: Samples) -> np.ndarray:
     return np.concatenate([samples.statics, recent[..., weekly.PURCHASES], recent[..., weekly.SPEND]], axis=1)
 
 
+_OBJECTIVES = {
+    "churn": {"objective": "binary", "metric": "binary_logloss"}, "value": {"objective": "tweedie", "metric": "tweedie"},
+}  # fmt: skip
+
+
 class LightGbm(Learned):
     """Two ensembles of trees: churn (log loss) and spend of a month (Tweedie). The best of a small grid each, by the later slice."""
 
     name = "lightgbm"
-    churn_grid = ({"num_leaves": 7}, {"num_leaves": 15}, {"num_leaves": 31})
-    value_grid = ({"num_leaves": 15, "tweedie_variance_power": 1.2}, {"num_leaves": 15, "tweedie_variance_power": 1.5})
+    grids: dict[str, tuple[dict[str, float], ...]] = {  # noqa: RUF012 - never changed
+        "churn": ({"num_leaves": 7}, {"num_leaves": 15}, {"num_leaves": 31}),
+        "value": ({"num_leaves": 15, "tweedie_variance_power": 1.2}, {"num_leaves": 15, "tweedie_variance_power": 1.5}),
+    }
 
-    def learn(self, question: Question) -> None:
+    def learn(self, question: Question, train: Samples, later: Samples | None) -> None:
         self.common = {
             "learning_rate": 0.05, "min_data_in_leaf": 40, "feature_fraction": 0.6, "bagging_fraction": 0.8, "bagging_freq": 1,
             "lambda_l2": 1.0, "seed": question.seed, "num_threads": question.threads, "deterministic": True, "force_row_wise": True,
             "verbosity": -1,
         }  # fmt: skip
-        self.trees, self.rate = self._churn(question)
-        self.amounts, self.most_months = self._value(question)
-
-    def _churn(self, question: Question) -> tuple[lightgbm.Booster | None, float]:
         h = question.horizon_days
-        train, later = (s.take(churn_rows(s, h)) for s in (question.train, question.calibration))
-        label = train.churned(h)
-        rate = float(np.clip(label.mean(), EDGE, 1 - EDGE)) if len(train) else 0.5
-        if not len(train) or label.all() or not label.any() or not len(later):
-            return None, rate
-        data = features_of(train), label.astype(np.float32), features_of(later), later.churned(h).astype(np.float32)
-        best, found = None, np.inf
-        for setting in self.churn_grid:
-            booster = self._train({**self.common, **setting, "objective": "binary", "metric": "binary_logloss"}, *data)
-            loss = metrics.log_loss(np.asarray(booster.predict(data[2])), data[3] > 0)
-            if loss < found:
-                best, found = booster, loss
-                self.chosen["churn"] = {**setting, "trees": booster.best_iteration, "later_log_loss": round(loss, 6)}
-        return best, rate
-
-    def _value(self, question: Question) -> tuple[lightgbm.Booster | None, int]:
+        known = train.take(churn_rows(train, h))
+        label = known.churned(h)
+        self.rate = float(np.clip(label.mean(), EDGE, 1 - EDGE)) if len(known) else 0.5
+        self.trees = None
+        if len(known) and label.any() and not label.all():
+            asked = None if later is None else later.take(churn_rows(later, h))
+            held = None if asked is None or not len(asked) else (features_of(asked), asked.churned(h).astype(np.float32))
+            self.trees = self._best("churn", features_of(known), label.astype(np.float32), held)
         rng = np.random.default_rng(question.seed)
-        x, y = _monthly(question.train, rng)
-        later_x, later_y = _monthly(question.calibration, rng)
-        if not len(y) or not len(later_y) or y.max() <= 0:
-            return None, 1
-        best, found = None, -np.inf
-        for setting in self.value_grid:
-            booster = self._train({**self.common, **setting, "objective": "tweedie", "metric": "tweedie"}, x, y, later_x, later_y)
-            found_here = metrics.gini(np.asarray(booster.predict(later_x)), later_y)(metrics.ones(len(later_y)))
-            if found_here > found:
-                best, found = booster, found_here
-                self.chosen["value"] = {**setting, "trees": booster.best_iteration, "later_gini": round(found_here, 6)}
-        return best, int(x[:, -1].max())
+        x, y = _monthly(train, rng)
+        self.amounts, self.most_months = None, 1
+        if len(y) and y.max() > 0:
+            held = None if later is None else _monthly(later, rng)
+            self.amounts, self.most_months = (
+                self._best("value", x, y, held if held is not None and len(held[1]) else None),
+                int(x[:, -1].max()),
+            )
 
-    def _train(
-        self, parameters: dict[str, Any], x: np.ndarray, y: np.ndarray, later_x: np.ndarray, later_y: np.ndarray
-    ) -> lightgbm.Booster:
-        data = lightgbm.Dataset(x, y, free_raw_data=True)
-        later = lightgbm.Dataset(later_x, later_y, reference=data)
-        stop = lightgbm.early_stopping(30, verbose=False)
-        return lightgbm.train(parameters, data, MOST_ROUNDS, valid_sets=[later], callbacks=[stop])
+    def _best(self, what: str, x: np.ndarray, y: np.ndarray, held: tuple[np.ndarray, np.ndarray] | None) -> lightgbm.Booster:
+        """The setting and the number of trees that are best on held-out rows; without them, what was chosen before."""
+        fixed = {**self.common, **_OBJECTIVES[what]}
+        if held is None:
+            chosen = self.chosen.setdefault(what, {**self.grids[what][0], "trees": USUAL_ROUNDS})
+            setting = {name: v for name, v in chosen.items() if name in self.grids[what][0]}
+            return lightgbm.train({**fixed, **setting}, lightgbm.Dataset(x, y), chosen["trees"])
+        found = []
+        for setting in self.grids[what]:
+            data = lightgbm.Dataset(x, y)
+            stop = lightgbm.early_stopping(30, verbose=False)
+            booster = lightgbm.train(
+                {**fixed, **setting}, data, MOST_ROUNDS, valid_sets=[lightgbm.Dataset(*held, reference=data)], callbacks=[stop]
+            )
+            said = np.asarray(booster.predict(held[0]))
+            good = -metrics.log_loss(said, held[1] > 0) if what == "churn" else metrics.gini(said, held[1])(metrics.ones(len(said)))
+            found.append((good, booster, setting))
+        good, booster, setting = max(found, key=lambda f: f[0])
+        self.chosen[what] = {**setting, "trees": max(booster.best_iteration, 1), "later": round(good, 6)}
+        return booster
 
     def churn(self, samples: Samples) -> np.ndarray:
         if self.trees is None or not len(samples):
@@ -278,17 +296,17 @@ class RfmLogistic(Learned):
 
     name = "rfm_logistic"
 
-    def learn(self, question: Question) -> None:
+    def learn(self, question: Question, train: Samples, later: Samples | None) -> None:
         h = question.horizon_days
-        train = question.train.take(churn_rows(question.train, h))
-        label = train.churned(h)
-        self.rate = float(np.clip(label.mean(), EDGE, 1 - EDGE)) if len(train) else 0.5
-        both = len(train) > 0 and bool(label.any()) and not bool(label.all())
-        self.line = LogisticRegression(max_iter=1_000).fit(rfm(train), label) if both else None
-        self.months = value_months(question.train, question.months)
-        known = question.train.take(np.flatnonzero(question.train.months_seen >= self.months))
+        asked = train.take(churn_rows(train, h))
+        label = asked.churned(h)
+        self.rate = float(np.clip(label.mean(), EDGE, 1 - EDGE)) if len(asked) else 0.5
+        both = len(asked) > 0 and bool(label.any()) and not bool(label.all())
+        self.line = LogisticRegression(max_iter=1_000).fit(rfm(asked), label) if both else None
+        self.months = value_months(train, question.months)
+        known = train.take(np.flatnonzero(train.months_seen >= self.months))
         self.amount = LinearRegression().fit(rfm(known), signed_log1p(spent(known, self.months))) if len(known) else None
-        self.chosen = {"value_months": self.months}
+        self.chosen["value_months"] = self.months
 
     def churn(self, samples: Samples) -> np.ndarray:
         if self.line is None or not len(samples):
@@ -342,16 +360,16 @@ class BuyTillYouDie:
 
     def answer(self, question: Question) -> Answer:
         horizon, weeks = question.horizon_days / 7, question.months * MONTH_DAYS / 7
-        platt, scale = self._corrections(question)
+        corrected, scale = self._corrections(question)
         lives = Lives.of(question.now)
         counts, amounts = self._fit(lives)
         churn, value = counts.quiet(horizon, *lives.times), counts.purchases(weeks, *lives.times) * amounts.mean(lives.k, lives.m)
         low, high = _interval(counts, amounts, lives, weeks, question.seed)
         self.chosen = {
             **{n: round(v, 4) for n, v in vars(counts).items()}, **{f"spend_{n}": round(v, 4) for n, v in vars(amounts).items()},
-            "platt": [round(platt.slope, 4), round(platt.intercept, 4)], "value_factor": round(scale, 4),
+            "platt": [round(corrected.slope, 4), round(corrected.intercept, 4)], "value_factor": round(scale, 4),
         }  # fmt: skip
-        return Answer(platt(churn), scale * value, scale * low, scale * high)
+        return Answer(corrected(churn), scale * value, scale * low, scale * high)
 
     def _fit(self, lives: Lives) -> tuple[BgNbd, GammaGamma]:
         return BgNbd.fit(*lives.times), GammaGamma.fit(lives.k, lives.m)

@@ -26,7 +26,7 @@ from contracts.errors import ArtifactError, ConfigError
 from contracts.tensors import HORIZONS_DAYS
 from training.recommender.protocols import GENERATOR, HOME, RETAIL, RealdataSettings, Source, landed_home
 from training.recommender.protocols import recognise as recognise_among
-from training.sequence import data
+from training.sequence import data, guard
 from training.sequence.data import Samples, midnight
 from warehouse.importers import cdnow, online_retail_ii
 
@@ -97,7 +97,8 @@ def build(
 
     Raises:
         ConfigError: a horizon that is not forecast.
-        ArtifactError: too little before the as-of day to learn from, or too little after it to compare with.
+        ArtifactError: too little before the as-of day to learn from, or too little after it to compare with; or an input that
+            knows what came later (`guard`).
     """
     if horizon_days not in HORIZONS_DAYS:
         raise ConfigError(f"horizon {horizon_days} is not forecast, must be one of {', '.join(map(str, HORIZONS_DAYS))} days.")
@@ -117,6 +118,7 @@ def build(
             f"learn from and one to calibrate on. Take an --as-of from {midnight(begin + least):%Y-%m-%d} on, or more data."
         )
     now = data.build(connection, [day], day, max_per_day=MOST_CUSTOMERS, seed=seed)
+    guard.check(connection, day, now, seed=seed)
     test = data.build(connection, [day], end, max_per_day=MOST_CUSTOMERS, seed=seed)
     return Problem(source.name, day, end, horizon_days, months, now, test, truth_of(files, now, day, horizon_days))
 

@@ -47,8 +47,8 @@ class Fitted(Protocol):
     @property
     def calibration(self) -> Samples: ...
 
-    def predict(self, samples: Samples) -> dict[str, np.ndarray]:
-        """The outputs of `contracts.tensors.SEQUENCE` by name."""
+    def predict(self, samples: Samples, months: int = MONTH_COUNT) -> dict[str, np.ndarray]:
+        """The outputs of `contracts.tensors.SEQUENCE` by name; `spend_interval` is that of the first months."""
 
 
 @dataclass
@@ -76,7 +76,7 @@ def run(problem: Problem, fit: Callable[[], Fitted], models: tuple[str, ...], se
     found, begin = Run(problem), time.perf_counter()
     fitted = fit()
     if OURS in models:
-        found.answers[OURS] = ours(fitted.predict(problem.now), problem)
+        found.answers[OURS] = ours(fitted.predict(problem.now, problem.months), problem)
         found.chosen[OURS], found.seconds[OURS] = {}, time.perf_counter() - begin
     question = Question(fitted.train, fitted.calibration, problem.now, problem.horizon_days, problem.months, seed, threads)
     for name in (m for m in models if m != OURS):
@@ -92,13 +92,10 @@ def _peer(name: str) -> Peer:
 
 
 def ours(outputs: dict[str, np.ndarray], problem: Problem) -> Answer:
-    """Our outputs as an answer. The stated interval is of 12 months: of fewer it is taken in the proportion of the expected spend."""
-    spend = outputs["spend"].astype(np.float64)
-    value = spend[:, : problem.months].sum(1)
-    share = value / np.maximum(spend.sum(1), 1e-9) if problem.months < MONTH_COUNT else np.ones(len(value))
-    interval = outputs["spend_interval"].astype(np.float64) * share[:, None]
-    churn = outputs["churn"][:, HORIZONS_DAYS.index(problem.horizon_days)].astype(np.float64)
-    return Answer(churn, value, interval[:, 0], interval[:, 1])
+    """Our outputs as an answer. The interval must be that of the problem's months."""
+    value = outputs["spend"][:, : problem.months].sum(1, dtype=np.float64)
+    low, high = outputs["spend_interval"].astype(np.float64).T
+    return Answer(outputs["churn"][:, HORIZONS_DAYS.index(problem.horizon_days)].astype(np.float64), value, low, high)
 
 
 # ---- what comes of it -------------------------------------------------------------------------------------------------------
