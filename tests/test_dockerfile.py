@@ -103,6 +103,21 @@ def test_settings_that_are_set_exist(monkeypatch):
     assert ServeSettings.load().port == 8000
 
 
+def test_the_model_server_loads_every_model_of_its_repository(tmp_path):
+    """Its command, run with a stand-in for the program that prints what it was given."""
+    program = tmp_path / "tritonserver"
+    program.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    program.chmod(0o755)
+    for model in ("sequence", "user_tower"):
+        (tmp_path / "a repository" / model).mkdir(parents=True)
+        (tmp_path / "a repository" / model / "config.pbtxt").touch()
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "REGULARS_TRITON_REPOSITORY": str(tmp_path / "a repository")}
+    (command,) = of("triton", "CMD")
+    given = subprocess.run(json.loads(command), env=environment, capture_output=True, check=True, text=True).stdout.splitlines()
+    assert [g for g in given if "model=" in g] == ["--load-model=sequence", "--load-model=user_tower"]
+    assert f"--model-repository={tmp_path / 'a repository'}" in given
+
+
 def test_shell_commands_parse():
     for stage in stages():
         for rest in [*of(stage, "RUN"), *(json.loads(c)[2] for c in of(stage, "CMD") if json.loads(c)[0] == "sh")]:
