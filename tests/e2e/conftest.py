@@ -107,8 +107,8 @@ def wait_ready(served: Served) -> Served:
 
 @pytest.fixture(scope="session")
 def tools() -> SimpleNamespace:
-    """`regulars`, `begin` and `wait_ready`, for tests that start a stack of their own."""
-    return SimpleNamespace(regulars=regulars, begin=begin, wait_ready=wait_ready)
+    """`regulars`, `begin`, `wait_ready` and `sequence_bundle`, for tests that start a stack of their own."""
+    return SimpleNamespace(regulars=regulars, begin=begin, wait_ready=wait_ready, sequence_bundle=sequence_bundle)
 
 
 @pytest.fixture(scope="session")
@@ -119,15 +119,60 @@ def trained_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if made:
         for name in ("warehouse", "models"):
             shutil.copytree(Path(made) / name, home / name)
-        return home
-    for arguments in (
-        ("data", "generate", "--customers", "600", "--months", "6", "--seed", "5"),
-        ("train", "recommender", "--epochs", "1", "--seed", "5"),
-        ("export",),
-    ):
-        done = regulars(home, *arguments)
-        assert done.returncode == 0, done.stderr
+    else:
+        for arguments in (
+            ("data", "generate", "--customers", "600", "--months", "6", "--seed", "5"),
+            ("train", "recommender", "--epochs", "1", "--seed", "5"),
+            ("export",),
+        ):
+            done = regulars(home, *arguments)
+            assert done.returncode == 0, done.stderr
+    if not (home / "models" / "sequence" / "deployed.json").is_file():
+        sequence_bundle(home)
     return home
+
+
+def sequence_bundle(home: Path, version: str = "1", seed: int = 5) -> Path:
+    """A deployed version of the sequence model without the minutes of training: small, random weights, real graphs and parity."""
+    import numpy as np
+    import torch
+
+    from contracts.bundle import deploy
+    from contracts.sequence import BaseRates, ChurnDefinition, Forecasting
+    from features.weekly import as_of_day, read, shard_customers, tensors
+    from training.export.bundle import RunRecord, build_bundle
+    from training.sequence.artifacts import Trained, save
+    from training.sequence.model import FactorsModel, ModelConfig, SequenceModel
+    from warehouse.store import Warehouse
+
+    warehouse = Warehouse(home / "warehouse")
+    when = warehouse.as_of()
+    with warehouse.connect() as connection:
+        found = tensors(read(connection, shard_customers(connection, 0, 1), when), as_of_day(when))
+    weeks, statics = (torch.from_numpy(found[name].mean(axis=0)) for name in ("weeks", "statics"))
+    torch.manual_seed(seed)
+    model = SequenceModel(ModelConfig(hidden=4, width=8, members=1)).eval()
+    model.static_mean[: len(statics)] = statics  # the rest is what the model works out by itself
+    model.static_std[: len(statics)] = torch.from_numpy(np.maximum(found["statics"].std(axis=0), 0.1))
+    factors = FactorsModel(model, weeks, statics).eval()
+    with torch.no_grad():
+        model.reference_churn.copy_(factors(weeks[None], statics[None])[-1][0])
+    rates = BaseRates(
+        churn=(0.8, 0.7, 0.6), silent_by=tuple(0.6 + 0.04 * k for k in range(10)), purchase_probability=(0.3,) * 12, spend=(5.0,) * 12,
+        spend_interval=(20.0, 120.0),
+    )  # fmt: skip
+    record = Forecasting(
+        definition=ChurnDefinition(), reference_statics=tuple(statics.tolist()), base_rates={"": rates}, clv_cuts={"": (5.0, 20.0, 50.0)},
+        ece=0.02, spend_months_seen=3,
+    )  # fmt: skip
+    run = Path(tempfile.mkdtemp(prefix="regulars-run-"))
+    try:
+        save(run, Trained(model, factors, record), {}, {})
+        build_bundle(home / "models", run, version, RunRecord("test", "test", when.isoformat()), name="sequence")
+    finally:
+        shutil.rmtree(run)
+    deploy(home / "models", version, "sequence")
+    return home / "models" / "sequence" / version
 
 
 @pytest.fixture(scope="session")
