@@ -6,12 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 
 from contracts.tensors import HORIZONS_DAYS
 from training import metrics
 from training.sequence.data import Samples
-from training.sequence.model import LEVEL, SequenceModel
+from training.sequence.model import LEVEL, SequenceModel, quiet_logits, spread_of
 
+POWERS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+KEPT = 0.5
+"""How much of a shift that the slice shows is taken over to the time after it: the next quarter drifts in its own way."""
 PRIOR = 200.0
 """Customers' worth of trust that a probability is right as it is: a small slice moves it little."""
 CHUNK = 4_096
@@ -22,27 +26,35 @@ class Raw:
     """What the networks say before calibration, of n samples.
 
     Attributes:
-        log_odds: float64 (n, 3), of no purchase within each horizon. spend: float64 (n, 12). interval: float32 (n, 2), the two logits.
+        log_odds: float64 (n, 3), of no purchase within each horizon. chance: float64 (n, 12), of a purchase in each month.
+        log_mean: float64 (n, 12), of a month's spend given a purchase. interval: float32 (n, 2), the two logits.
     """
 
     log_odds: np.ndarray
-    spend: np.ndarray
+    chance: np.ndarray
+    log_mean: np.ndarray
     interval: np.ndarray
+
+    def spend(self, centre: float, power: float) -> np.ndarray:
+        """Expected spend of each month before scaling, float64 (n, 12)."""
+        return self.chance * np.exp(np.clip(centre + power * (self.log_mean - centre), -10.0, 16.0))
+
+    def take(self, rows: np.ndarray) -> Raw:
+        """Some of the samples."""
+        return Raw(self.log_odds[rows], self.chance[rows], self.log_mean[rows], self.interval[rows])
 
 
 @torch.inference_mode()
 def raw(model: SequenceModel, samples: Samples) -> Raw:
     """Forecasts of a model whose calibration is still that of a new one."""
-    from training.sequence.model import quiet_logits
-
     parts = []
     for begin in range(0, len(samples), CHUNK):
         rows = slice(begin, begin + CHUNK)
         logits, _ = model.logits(torch.from_numpy(samples.weeks[rows]), torch.from_numpy(samples.statics[rows]))
         quiet, _, month, amount, spread, interval = logits.split(model.SIZES, -1)
-        parts.append((quiet_logits(quiet).double(), model.spend(month, amount, spread).double(), interval))
-    log_odds, spend, interval = (torch.cat(p).numpy() for p in zip(*parts, strict=True))
-    return Raw(log_odds, spend, interval)
+        mean = amount.double() + 0.5 * spread_of(spread.double()) ** 2
+        parts.append((quiet_logits(quiet).double(), torch.sigmoid(month.double()), mean, interval))
+    return Raw(*(torch.cat(p).numpy() for p in zip(*parts, strict=True)))
 
 
 def platt(log_odds: np.ndarray, label: np.ndarray, prior: float = PRIOR) -> tuple[float, float]:
@@ -85,18 +97,58 @@ def inside(interval: np.ndarray, actual: np.ndarray) -> float:
 
 
 def interval_scale(model: SequenceModel, samples: Samples, spend: np.ndarray, logits: np.ndarray) -> float:
-    """The factor on the deviation with which the interval covers `LEVEL` of the slice, by bisection.
+    """The factor on the deviation with which the interval covers `LEVEL` of those in the slice who will probably spend something.
 
+    For the others the interval is [0, a little] whatever the factor. By bisection.
     Source: split conformal prediction, Vovk, Gammerman and Shafer (2005).
     """
     months = int(samples.months_seen.min())
-    actual = samples.monthly_spend[:, :months].sum(1)
-    low, high = 0.2, 4.0
-    for _ in range(20):
+    total = torch.from_numpy(spend[:, :months].sum(1, keepdims=True).astype(np.float32))
+    nothing = model.total_law(total, torch.from_numpy(logits), torch.full_like(total, float(months)))[0][:, 0].numpy()
+    rows = nothing < 0.5
+    if rows.sum() < 50:
+        return 1.0
+    actual = samples.monthly_spend[rows, :months].sum(1)
+    low, high = 0.5, 2.0
+    for _ in range(12):
         middle = (low * high) ** 0.5
         model.interval_scale.fill_(middle)
-        low, high = (middle, high) if inside(intervals(model, spend, logits, months), actual) < LEVEL else (low, middle)
-    return (low * high) ** 0.5
+        low, high = (middle, high) if inside(intervals(model, spend[rows], logits[rows], months), actual) < LEVEL else (low, middle)
+    return float((low * high) ** 0.5)
+
+
+def amount_power(samples: Samples, found: Raw, centre: float) -> float:
+    """How far the amounts' means are drawn together: the power of `POWERS` with which the slice's customers are put in the best order.
+
+    Best by the rank correlation and the Gini coefficient of the known months' sum, together.
+    """
+    known = np.arange(found.chance.shape[1]) < samples.months_seen[:, None]
+    actual = (samples.monthly_spend * known).sum(1, dtype=np.float64)
+    if len(samples) < 100 or not actual.any():
+        return 1.0
+
+    def quality(power: float) -> float:
+        expected = (found.spend(centre, power) * known).sum(1)
+        return rank_correlation(expected, actual) + gini(expected, actual)
+
+    return max(POWERS, key=quality)
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's, 0 where one of them is constant."""
+    x, y = rankdata(a), rankdata(b)
+    spread = x.std() * y.std()
+    return float(((x - x.mean()) * (y - y.mean())).mean() / spread) if spread > 0 else 0.0
+
+
+def gini(predicted: np.ndarray, actual: np.ndarray) -> float:
+    """Normalised Gini coefficient of an order."""
+
+    def area(order: np.ndarray) -> float:
+        return float((np.cumsum(actual[order]) / actual.sum() - np.arange(1, len(order) + 1) / len(order)).sum())
+
+    best = area(np.argsort(-actual, kind="stable"))
+    return area(np.argsort(-predicted, kind="stable")) / best if best > 0 else 0.0
 
 
 def churn_rows(samples: Samples, horizon_days: int) -> np.ndarray:
@@ -119,10 +171,10 @@ def calibrate(model: SequenceModel, samples: Samples) -> dict[str, float | list[
     actual = samples.monthly_spend[:, :months].sum(1)
     stated, sums, covered = np.full(len(samples), np.nan), np.full(len(samples), np.nan), []
     for part in (half, ~half):
-        _set(model, samples.take(np.flatnonzero(~part)), Raw(found.log_odds[~part], found.spend[~part], found.interval[~part]))
+        _set(model, samples.take(np.flatnonzero(~part)), found.take(~part))
         slope, intercept = float(model.churn_slope[-1]), float(model.churn_intercept[-1])
         stated[part] = 1.0 / (1.0 + np.exp(-(slope * found.log_odds[part, -1] + intercept)))
-        spend = found.spend[part] * float(model.spend_scale)
+        spend = found.take(part).spend(float(model.amount_centre), float(model.amount_power)) * float(model.spend_scale)
         sums[part] = spend[:, :months].sum(1)
         covered.append((inside(intervals(model, spend, found.interval[part], months), actual[part]), int(part.sum())))
     _set(model, samples, found)
@@ -137,6 +189,7 @@ def calibrate(model: SequenceModel, samples: Samples) -> dict[str, float | list[
         "slope": model.churn_slope.tolist(),
         "intercept": model.churn_intercept.tolist(),
         "spend_scale": float(model.spend_scale),
+        "amount_power": float(model.amount_power),
         "interval_scale": float(model.interval_scale),
     }
 
@@ -147,15 +200,37 @@ def _set(model: SequenceModel, samples: Samples, found: Raw) -> None:
         if rows.any():
             slope, intercept = platt(found.log_odds[rows, i], samples.churned(horizon)[rows])
             model.churn_slope[i], model.churn_intercept[i] = slope, intercept
-    model.spend_scale.fill_(spend_scale(samples, found.spend))
-    if len(samples):
-        model.interval_scale.fill_(interval_scale(model, samples, found.spend * float(model.spend_scale), found.interval))
+    if not len(samples):
+        return
+    centre = float(np.average(found.log_mean, weights=found.chance))
+    power = amount_power(samples, found, centre)
+    spend = found.spend(centre, power)
+    model.amount_centre.fill_(centre)
+    model.amount_power.fill_(power)
+    model.spend_scale.fill_(spend_scale(samples, spend))
+    model.level.fill_(spend_scale(samples, found.spend(centre, 1.0)))
+    model.interval_scale.fill_(interval_scale(model, samples, spend * float(model.spend_scale), found.interval))
+
+
+def take_over(model: SequenceModel, early: SequenceModel, now: Samples) -> None:
+    """Give a model that has seen the slice the calibration of one that had not: slopes, powers and widths whole, shifts by `KEPT`.
+
+    Args:
+        now: customers by whose amounts the drawing together leaves the sum as it is.
+    """
+    model.churn_slope.copy_(early.churn_slope)
+    model.churn_intercept.copy_(KEPT * early.churn_intercept)
+    model.interval_scale.copy_(early.interval_scale)
+    found, power = raw(model, now), float(early.amount_power)
+    centre = float(np.average(found.log_mean, weights=found.chance))
+    model.amount_centre.fill_(centre)
+    model.amount_power.fill_(power)
+    kept = found.spend(centre, 1.0).sum() / found.spend(centre, power).sum()
+    model.spend_scale.fill_(float(kept) * float(early.level) ** KEPT)
 
 
 def auc(score: np.ndarray, label: np.ndarray) -> float:
     """Area under the ROC curve; not a number where one class is missing."""
-    from scipy.stats import rankdata
-
     ones = int(label.sum())
     zeros = len(label) - ones
     if not ones or not zeros:

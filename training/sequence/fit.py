@@ -145,8 +145,7 @@ def _fit(
     fitted = new_model(train, settings, season)
     passes = module.fit(fitted, train, settings, season, folder / "all", console, stop, "all samples")
     if early is not None:
-        for name in ("churn_slope", "churn_intercept", "spend_scale", "interval_scale"):
-            getattr(fitted, name).copy_(getattr(early, name))
+        calibrate.take_over(fitted, early, now)
     return Fitted(fitted.eval(), train, later, now, report, season, passes)
 
 

@@ -151,6 +151,9 @@ class SequenceModel(nn.Module):
     churn_slope: Tensor
     churn_intercept: Tensor
     spend_scale: Tensor
+    level: Tensor
+    amount_power: Tensor
+    amount_centre: Tensor
     interval_scale: Tensor
     reference_churn: Tensor
 
@@ -165,6 +168,9 @@ class SequenceModel(nn.Module):
         self.register_buffer("churn_slope", torch.ones(_Q))
         self.register_buffer("churn_intercept", torch.zeros(_Q))
         self.register_buffer("spend_scale", torch.ones(1))
+        self.register_buffer("level", torch.ones(1))
+        self.register_buffer("amount_power", torch.ones(1))
+        self.register_buffer("amount_centre", torch.zeros(1))
         self.register_buffer("interval_scale", torch.ones(1))
         self.window = nn.Parameter(torch.tensor([0.7, 0.2]))  # how the chance of no spend at all, and the spread, fall with the window
         self.register_buffer("reference_churn", torch.full((1,), 0.5))
@@ -208,9 +214,13 @@ class SequenceModel(nn.Module):
         return torch.stack([a, b, torch.minimum(b, c)], -1)
 
     def spend(self, month: Tensor, amount: Tensor, spread: Tensor) -> Tensor:
-        """Expected net spend of each month, (..., 12): probability times the mean of a log-normal amount."""
-        mean = torch.exp((amount + 0.5 * spread_of(spread) ** 2).clamp(-10.0, 16.0))
-        return torch.sigmoid(month) * mean * self.spend_scale
+        """Expected net spend of each month, (..., 12): probability times the mean of a log-normal amount.
+
+        The means are drawn together by a power below 1, as far as the later slice says that customers differ less than they did.
+        """
+        log_mean = amount + 0.5 * spread_of(spread) ** 2
+        log_mean = self.amount_centre + self.amount_power * (log_mean - self.amount_centre)
+        return torch.sigmoid(month) * torch.exp(log_mean.clamp(-10.0, 16.0)) * self.spend_scale
 
     def total_law(self, total: Tensor, interval: Tensor, months: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The law of the sum over a window: P(nothing), and log-mean and deviation of the logarithm of the rest.
