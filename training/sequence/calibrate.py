@@ -14,8 +14,6 @@ from training.sequence.data import Samples
 from training.sequence.model import LEVEL, SequenceModel, quiet_logits, spread_of
 
 POWERS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-KEPT = 0.5
-"""How much of a shift that the slice shows is taken over to the time after it: the next quarter drifts in its own way."""
 PRIOR = 200.0
 """Customers' worth of trust that a probability is right as it is: a small slice moves it little."""
 CHUNK = 4_096
@@ -75,13 +73,6 @@ def platt(log_odds: np.ndarray, label: np.ndarray, prior: float = PRIOR) -> tupl
         if np.abs(step).max() < 1e-9:
             break
     return float(max(weights[0], 0.05)), float(weights[1])
-
-
-def spend_scale(samples: Samples, spend: np.ndarray) -> float:
-    """Actual over expected spend of the slice's known months, between a half and two."""
-    known = np.arange(spend.shape[1]) < samples.months_seen[:, None]
-    expected, actual = float((spend * known).sum()), float((samples.monthly_spend * known).sum(dtype=np.float64))
-    return float(np.clip(actual / expected, 0.5, 2.0)) if expected > 0 and actual > 0 else 1.0
 
 
 @torch.inference_mode()
@@ -159,24 +150,26 @@ def churn_rows(samples: Samples, horizon_days: int) -> np.ndarray:
 def calibrate(model: SequenceModel, samples: Samples) -> dict[str, float | list[float]]:
     """Set the model's calibration on a slice that it was not trained on, and measure it there.
 
-    Half of the customers set, the other half measures, and the other way round; then all set.
+    Half of the customers set, the other half measures, and the other way round; then all set. Only shapes are set (slopes, the drawing
+    together of amounts, the width of the interval), never a level: that of the slice is no better guess of the time after it than what a
+    model says that was trained on the slice too.
 
     Returns:
-        `ece`, `auc` and `churned` at the longest horizon, `bias` of the sum, `coverage` of the interval: all on customers that did not set
-        them, except the auc, which needs no setting; and what was set.
+        `ece` and `churned` at the longest horizon, `bias` of the sum, `coverage` of the interval, all on customers that did not set them;
+        `auc`, `rank_correlation` and `gini`; and what was set.
     """
     found = raw(model, samples)
     half = samples.customer % 2 == 0
     months = int(samples.months_seen.min())
-    actual = samples.monthly_spend[:, :months].sum(1)
+    actual = samples.monthly_spend[:, :months].sum(1, dtype=np.float64)
     stated, sums, covered = np.full(len(samples), np.nan), np.full(len(samples), np.nan), []
     for part in (half, ~half):
         _set(model, samples.take(np.flatnonzero(~part)), found.take(~part))
-        slope, intercept = float(model.churn_slope[-1]), float(model.churn_intercept[-1])
-        stated[part] = 1.0 / (1.0 + np.exp(-(slope * found.log_odds[part, -1] + intercept)))
-        spend = found.take(part).spend(float(model.amount_centre), float(model.amount_power)) * float(model.spend_scale)
+        mine = found.take(part)
+        stated[part] = _sigmoid(float(model.churn_slope[-1]) * mine.log_odds[:, -1] + float(model.churn_intercept[-1]))
+        spend = mine.spend(float(model.amount_centre), float(model.amount_power)) * float(model.spend_scale)
         sums[part] = spend[:, :months].sum(1)
-        covered.append((inside(intervals(model, spend, found.interval[part], months), actual[part]), int(part.sum())))
+        covered.append((inside(intervals(model, spend, mine.interval, months), actual[part]), int(part.sum())))
     _set(model, samples, found)
     rows = churn_rows(samples, HORIZONS_DAYS[-1])
     label = samples.churned(HORIZONS_DAYS[-1])[rows]
@@ -185,48 +178,52 @@ def calibrate(model: SequenceModel, samples: Samples) -> dict[str, float | list[
         "auc": auc(found.log_odds[rows, -1], label),
         "churned": float(label.mean()) if len(label) else float("nan"),
         "bias": float(sums.sum() / actual.sum() - 1.0) if actual.sum() > 0 else float("nan"),
+        "rank_correlation": rank_correlation(sums, actual),
+        "gini": gini(sums, actual),
         "coverage": float(sum(c * n for c, n in covered if n) / max(sum(n for _, n in covered), 1)),
         "slope": model.churn_slope.tolist(),
-        "intercept": model.churn_intercept.tolist(),
-        "spend_scale": float(model.spend_scale),
         "amount_power": float(model.amount_power),
         "interval_scale": float(model.interval_scale),
     }
 
 
+def _sigmoid(z: np.ndarray) -> np.ndarray:
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(z, -60.0, 60.0))))
+
+
 def _set(model: SequenceModel, samples: Samples, found: Raw) -> None:
-    for i, horizon in enumerate(HORIZONS_DAYS):
-        rows = churn_rows(samples, horizon)
-        if rows.any():
-            slope, intercept = platt(found.log_odds[rows, i], samples.churned(horizon)[rows])
-            model.churn_slope[i], model.churn_intercept[i] = slope, intercept
     if not len(samples):
         return
-    centre = float(np.average(found.log_mean, weights=found.chance))
-    power = amount_power(samples, found, centre)
-    spend = found.spend(centre, power)
+    for i, horizon in enumerate(HORIZONS_DAYS):
+        rows = churn_rows(samples, horizon)
+        model.churn_slope[i] = platt(found.log_odds[rows, i], samples.churned(horizon)[rows])[0] if rows.any() else 1.0
+    _centre(model, samples, found, amount_power(samples, found, _typical(found)))
+    spend = found.spend(float(model.amount_centre), float(model.amount_power)) * float(model.spend_scale)
+    model.interval_scale.fill_(interval_scale(model, samples, spend, found.interval))
+
+
+def _typical(found: Raw) -> float:
+    """Log of a typical month's spend given a purchase."""
+    return float(np.average(found.log_mean, weights=found.chance))
+
+
+def _centre(model: SequenceModel, samples: Samples, found: Raw, power: float) -> None:
+    """Turn slopes and powers about these customers' means, so that they move neither the mean log-odds nor the sum of the spend."""
+    rows = samples.active if samples.active.any() else np.ones(len(samples), dtype=bool)
+    means = torch.from_numpy(found.log_odds[rows].mean(0)).float()
+    model.churn_intercept.copy_((1.0 - model.churn_slope) * means)
+    centre = _typical(found)
     model.amount_centre.fill_(centre)
     model.amount_power.fill_(power)
-    model.spend_scale.fill_(spend_scale(samples, spend))
-    model.level.fill_(spend_scale(samples, found.spend(centre, 1.0)))
-    model.interval_scale.fill_(interval_scale(model, samples, spend * float(model.spend_scale), found.interval))
+    model.spend_scale.fill_(float(found.spend(centre, 1.0).sum() / found.spend(centre, power).sum()))
 
 
 def take_over(model: SequenceModel, early: SequenceModel, now: Samples) -> None:
-    """Give a model that has seen the slice the calibration of one that had not: slopes, powers and widths whole, shifts by `KEPT`.
-
-    Args:
-        now: customers by whose amounts the drawing together leaves the sum as it is.
-    """
+    """Give a model that has seen the slice the calibration of one that had not, turned about the customers of now."""
     model.churn_slope.copy_(early.churn_slope)
-    model.churn_intercept.copy_(KEPT * early.churn_intercept)
     model.interval_scale.copy_(early.interval_scale)
-    found, power = raw(model, now), float(early.amount_power)
-    centre = float(np.average(found.log_mean, weights=found.chance))
-    model.amount_centre.fill_(centre)
-    model.amount_power.fill_(power)
-    kept = found.spend(centre, 1.0).sum() / found.spend(centre, power).sum()
-    model.spend_scale.fill_(float(kept) * float(early.level) ** KEPT)
+    if len(now):
+        _centre(model, now, raw(model, now), float(early.amount_power))
 
 
 def auc(score: np.ndarray, label: np.ndarray) -> float:

@@ -127,7 +127,6 @@ def _fit(
         now = data.build(connection, [as_of_day], as_of_day, customers=customers, history=history)
         train = _samples(connection, days, end, settings, customers, history)
         guard.check(connection, as_of_day, train, seed=settings.seed)
-    report, fitted = dict[str, Any](), SequenceModel(_config(settings))
     early_end = end - settings.slice_days
     early_days = as_of_days(begin, early_end, settings)
     later = (
@@ -136,17 +135,35 @@ def _fit(
     console.print(
         f"{len(train):,} samples of {customers.num_rows:,} customers at {len(days)} as-of times; {len(later):,} in the later slice"
     )
-    early: SequenceModel | None = None
+    early, report = None, dict[str, Any]()
     if early_days:
         before = _samples(connection, early_days, early_end, settings, customers, history)
-        early = new_model(before, settings, season)
-        module.fit(early, before, settings, season, folder / "early", console, stop, "before the slice")
-        report = calibrate.calibrate(early, later)
-    fitted = new_model(train, settings, season)
+        early, report = _early(before, later, settings, season, folder, console, stop)
+    lean = bool(report.get("prior", settings.prior != "off"))
+    fitted = new_model(train, settings, season, lean)
     passes = module.fit(fitted, train, settings, season, folder / "all", console, stop, "all samples")
     if early is not None:
         calibrate.take_over(fitted, early, now)
     return Fitted(fitted.eval(), train, later, now, report, season, passes)
+
+
+def _early(
+    before: Samples, later: Samples, settings: SequenceSettings, season: bool, folder: Path, console: Console, stop: threading.Event
+) -> tuple[SequenceModel, dict[str, Any]]:
+    """A model that has not seen the later slice, calibrated on it, and how it did there.
+
+    With `prior` auto there are two, one that begins at the prior and one that does not, and the one that orders the slice's customers
+    better by what they spent is taken.
+    """
+    found = []
+    for lean in {"on": (True,), "off": (False,), "auto": (True, False)}[settings.prior]:
+        model = new_model(before, settings, season, lean)
+        what = "before the slice, " + ("from the prior" if lean else "free")
+        module.fit(model, before, settings, season, folder / ("early" if lean else "early-free"), console, stop, what)
+        report: dict[str, Any] = {"prior": lean, **calibrate.calibrate(model, later)}
+        found.append((report["rank_correlation"] + report["gini"], model, report))
+    _, model, report = max(found, key=lambda f: f[0])
+    return model, report
 
 
 def _config(settings: SequenceSettings) -> ModelConfig:
@@ -165,8 +182,12 @@ def _samples(
     return data.build(connection, days, end, max_per_day=each, seed=settings.seed, customers=customers, history=history)
 
 
-def new_model(samples: Samples, settings: SequenceSettings, season: bool) -> SequenceModel:
-    """An untrained model with the constants that its samples give: moments of the inputs, and the parameters of `Lives`."""
+def new_model(samples: Samples, settings: SequenceSettings, season: bool, lean: bool = True) -> SequenceModel:
+    """An untrained model with the constants that its samples give: moments of the inputs, and the parameters of `Lives`.
+
+    Args:
+        lean: whether the heads begin at the prior (`model.prior_of`) or at the samples' means.
+    """
     torch.manual_seed(settings.seed)
     model = SequenceModel(_config(settings))
     newest = samples.take(np.flatnonzero(samples.as_of_day == samples.as_of_day.max()))
@@ -186,6 +207,8 @@ def new_model(samples: Samples, settings: SequenceSettings, season: bool) -> Seq
         for member in model.networks():
             torch.nn.init.normal_(member.heads.weight, std=0.005)
             torch.nn.init.zeros_(member.heads.bias)
+            if not lean:
+                torch.nn.init.zeros_(member.trust)
             typical = prior_of(known[:, -LIVES:]).mean(0)
             member.heads.bias[_MONTH] = (1.0 - member.trust[0]) * typical[0]
             member.heads.bias[_AMOUNT] = (1.0 - member.trust[1]) * typical[1]

@@ -74,7 +74,7 @@ class Lives(nn.Module):
         )
         bought = days.clamp(min=1.0)
         x, whole = bought - 1.0, first.clamp(max=3650.0) / 7.0 + 1.0 / 7.0
-        gone = torch.minimum(last / 7.0, whole)
+        gone = torch.minimum((last + 1.0) / 7.0, whole)
         # Odds of having left: only after a purchase that was not the first can somebody be seen to stay away.
         odds = torch.log(a / (b + (x - 1.0).clamp(min=0.0))) + (r + x) * torch.log((alpha + whole) / (alpha + whole - gone))
         odds = torch.where(x > 0.5, odds.clamp(max=20.0), torch.log(a / b) * torch.ones_like(odds) + r * torch.log1p(gone / alpha))
@@ -151,7 +151,6 @@ class SequenceModel(nn.Module):
     churn_slope: Tensor
     churn_intercept: Tensor
     spend_scale: Tensor
-    level: Tensor
     amount_power: Tensor
     amount_centre: Tensor
     interval_scale: Tensor
@@ -168,7 +167,6 @@ class SequenceModel(nn.Module):
         self.register_buffer("churn_slope", torch.ones(_Q))
         self.register_buffer("churn_intercept", torch.zeros(_Q))
         self.register_buffer("spend_scale", torch.ones(1))
-        self.register_buffer("level", torch.ones(1))
         self.register_buffer("amount_power", torch.ones(1))
         self.register_buffer("amount_centre", torch.zeros(1))
         self.register_buffer("interval_scale", torch.ones(1))

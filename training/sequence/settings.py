@@ -34,6 +34,9 @@ class SequenceSettings(StackSettings):
     weight_decay: float = Field(0.05, ge=0)
     warmup_share: float = Field(0.15, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     gradient_clip: float = Field(1.0, gt=0)
+    prior: Literal["auto", "on", "off"] = Field(
+        "auto", description="whether the spend begins at what buy-till-you-die models say; auto lets the later slice choose"
+    )
     inactive_weight: float = Field(0.5, ge=0, le=1, description="weight of samples of customers who have not bought for 90 days")
     tweedie_weight: float = Field(1.0, ge=0, description="weight of the deviance of the sums beside the likelihoods")
     explained: int = Field(2_000, ge=50, description="customers whose exact attributions teach the quick ones")
