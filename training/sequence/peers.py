@@ -35,7 +35,7 @@ from training.sequence.calibrate import platt
 from training.sequence.data import ACTIVE_DAYS, Samples
 
 RECENT_WEEKS = 13
-MOST_ROWS = 300_000
+MOST_ROWS = 200_000
 MOST_ROUNDS, USUAL_ROUNDS = 1_000, 100
 DRAWS = 400
 LEVEL = 0.8
@@ -303,10 +303,11 @@ class RfmLogistic(Learned):
         self.rate = float(np.clip(label.mean(), EDGE, 1 - EDGE)) if len(asked) else 0.5
         both = len(asked) > 0 and bool(label.any()) and not bool(label.all())
         self.line = LogisticRegression(max_iter=1_000).fit(rfm(asked), label) if both else None
-        self.months = value_months(train, question.months)
+        if later is not None or "value_months" not in self.chosen:  # the correction is for so many months: they are kept with it
+            self.chosen["value_months"] = value_months(train, question.months)
+        self.months = int(self.chosen["value_months"])
         known = train.take(np.flatnonzero(train.months_seen >= self.months))
         self.amount = LinearRegression().fit(rfm(known), signed_log1p(spent(known, self.months))) if len(known) else None
-        self.chosen["value_months"] = self.months
 
     def churn(self, samples: Samples) -> np.ndarray:
         if self.line is None or not len(samples):
