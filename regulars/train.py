@@ -62,6 +62,7 @@ def sequence(
     batch_size: Annotated[int | None, typer.Option(help="Samples a step and process.")] = None,
     max_samples: Annotated[int | None, typer.Option(help="Samples kept, drawn with the seed.")] = None,
     members: Annotated[int | None, typer.Option(help="Networks whose forecasts are averaged.")] = None,
+    prior: Annotated[str | None, typer.Option(help="on, off or auto: whether spend begins at what buy-till-you-die models say.")] = None,
     devices: Annotated[int | None, typer.Option(help="Processes (GPUs, or CPU processes); more than one trains with DDP.")] = None,
     accelerator: Annotated[str | None, typer.Option(help="auto, cpu or gpu.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of sampling, weights and shuffling.")] = None,
@@ -80,8 +81,8 @@ def sequence(
     from training.sequence.train import table, train_sequence
 
     settings = SequenceSettings.load(
-        config, epochs=epochs, batch_size=batch_size, max_samples=max_samples, members=members, devices=devices, accelerator=accelerator,
-        seed=seed,
+        config, epochs=epochs, batch_size=batch_size, max_samples=max_samples, members=members, prior=prior, devices=devices,
+        accelerator=accelerator, seed=seed,
     )  # fmt: skip
     result = train_sequence(Home(home), settings, errors if as_json else console, fresh)
     if as_json:

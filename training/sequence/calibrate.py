@@ -87,6 +87,7 @@ def inside(interval: np.ndarray, actual: np.ndarray) -> float:
     return float(((actual >= interval[:, 0] - 0.01) & (actual <= interval[:, 1] + 0.01)).mean()) if len(actual) else float("nan")
 
 
+@torch.inference_mode()
 def interval_scale(model: SequenceModel, samples: Samples, spend: np.ndarray, logits: np.ndarray) -> float:
     """The factor on the deviation with which the interval covers `LEVEL` of those in the slice who will probably spend something.
 
