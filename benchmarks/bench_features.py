@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from benchmarks.bench_scale import peak_rss
 from benchmarks.harness import ratio_interval, record, write_json
 from contracts.paths import Home
 from features import history, weekly
@@ -173,7 +173,7 @@ def main() -> None:
     print(f"grouping in SQL takes {ratio['cpu_grouped_over_read']:.2f} times the CPU ({ratio['low']:.2f} to {ratio['high']:.2f})\n")
     for r in ones:
         print(f"{r['what']:<22} p50 {r['p50_ms']:.3f} ms, p95 {r['p95_ms']:.3f}, p99 {r['p99_ms']:.3f} (n {r['n']:,})")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_rss()
     load = os.getloadavg()[0]
     print(f"peak memory {peak / 1e9:.2f} GB, load {result['settings']['load_at_start']:.1f} to {load:.1f}")
     more = {"results": rows, "one_customer": ones, "ratio": ratio, "peak_rss_bytes": peak, "load_at_end": load}

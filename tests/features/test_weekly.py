@@ -145,6 +145,14 @@ def test_tensors_are_what_the_slow_reference_says(people: list[Person]) -> None:
         np.testing.assert_allclose(found["statics"][row], list(expected.values()), atol=1e-5, err_msg=str(weekly.STATICS))
 
 
+def test_a_part_of_a_history_gives_the_tensors_of_its_customers() -> None:
+    rng = random.Random(1)
+    people = [Person([(TODAY - rng.randint(1, 500), {"purchases": 1.0, "spend": rng.random()})] * (n % 3 > 0), TODAY - 9) for n in range(9)]
+    whole, some = weekly.tensors(history_of(people), TODAY), weekly.tensors(history_of(people).part(2, 7), TODAY)
+    for name, array in some.items():
+        np.testing.assert_array_equal(array, whole[name][2:7])
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(PEOPLE, min_size=1, max_size=4), st.randoms())
 def test_days_from_the_as_of_day_on_change_nothing(people: list[Person], random) -> None:
