@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from contracts import api
 from contracts.errors import StackError
-from ray_apps import problems, routes_churn
+from ray_apps import problems, routes_batch, routes_churn
 from ray_apps.metrics import Stopwatch
 from ray_apps.middleware import Boundary
 from ray_apps.routing import (
@@ -55,6 +55,7 @@ _DOCUMENTED: tuple[tuple[type[BaseModel], Any], ...] = (
     (api.Ready, "serialization"),
     (api.Problem, "serialization"),
     *routes_churn.DOCUMENTED,
+    *routes_batch.DOCUMENTED,
 )
 
 
@@ -75,6 +76,7 @@ def create_app(service: Service) -> ASGIApp:
     _add_offers(app, service)
     _add_customers(app, service)
     routes_churn.add_churn(app, service)
+    routes_batch.add_batch(app, service)
     _add_events(app, service)
     _add_operations(app, service)
     _add_handlers(app)

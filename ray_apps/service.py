@@ -14,6 +14,7 @@ from contracts.tensors import MODELS
 from features.history import CustomerHistory
 from features.online import OnlineSettings, OnlineStore
 from features.state import CustomerState
+from ray_apps.batch_service import BatchService
 from ray_apps.churn_service import ChurnService
 from ray_apps.clock import ServingClock
 from ray_apps.deployments.model import ModelWatcher
@@ -92,6 +93,7 @@ class Service:
         self.churn = ChurnService(
             home, self.store, self.recommender, self.states, self.client, self.clock, self.gate, settings, self.metrics
         )
+        self.batch = BatchService(home, self.store, self.clock, self.gate)
 
     async def start(self) -> None:
         """Load the model and begin the background work.
@@ -107,6 +109,7 @@ class Service:
 
     async def stop(self) -> None:
         """End the background work and write what waits to be written."""
+        self.batch.close()
         await self.churn.stop()
         await self.customers.stop()
         await self.recommender.stop()

@@ -35,6 +35,7 @@ from ray_apps.host import free_ports
 from ray_apps.keys import KeyRing, create_key
 from ray_apps.migrations import upgrade
 from ray_apps.record import RECORD, running_record
+from ray_apps.scoring.jobs import JobRunner
 from ray_apps.settings import ServeSettings
 from ray_apps.store import OperationalStore
 from ray_apps.supervisor import RayHost
@@ -264,7 +265,7 @@ class Stack:
 
 
 class _Background:
-    """The lander, and a note of the serving time, on an event loop of their own thread."""
+    """The lander, the scorings asked for, and a note of the serving time, on an event loop of their own thread."""
 
     def __init__(
         self, url: str, warehouse: Warehouse, clock_file: Path, clock: ServingClock, interval_s: float, online: Callable[[], OnlineStore]
@@ -305,6 +306,7 @@ class _Background:
             async with asyncio.TaskGroup() as group:
                 group.create_task(lander.run_forever(self._interval_s))
                 group.create_task(self._keep_noting())
+                group.create_task(JobRunner(store, self._warehouse.root.parent, self._clock_file.parent / "logs").run_forever())
         finally:
             online.close()
             await store.close()

@@ -11,12 +11,17 @@ import typer
 from regulars.common import DEFAULT_HOME, HomeOption, JsonOption, console, errors, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ray_apps.at_risk import Page
     from ray_apps.scoring.runs import Run
+    from ray_apps.scoring.settings import ScoreSettings
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to the command line."""
     app.command()(score)
+    app.command("at-risk")(at_risk)
 
 
 def score(
@@ -57,12 +62,43 @@ def score(
         home=home, business_id=business, as_of=as_of.replace(tzinfo=UTC) if as_of else None, shards=shards, workers=workers,
         batch_size=batch_size, engine=engine,
     )  # fmt: skip
-    with _Bar(as_json) as bar:
-        found = score_customers(settings, run=run, fresh=fresh, progress=bar)
+    if job is not None:
+        found = _work(settings, job)
+    else:
+        with _Bar(as_json) as bar:
+            found = score_customers(settings, run=run, fresh=fresh, progress=bar)
+    if csv is not None:
+        _write(csv, home, found["run"])
     if as_json:
         print_json(found)
     else:
         _show(found)
+
+
+def _work(settings: ScoreSettings, job: str) -> dict[str, Any]:
+    from ray_apps.scoring.jobs import work
+    from ray_apps.settings import ServeSettings
+
+    served = ServeSettings.load(home=settings.home)
+    return work(settings, served.database_url or served.folder.database_url, job)
+
+
+def _write(path: Path, home: Path, run: str) -> None:
+    from ray_apps.at_risk import run_csv
+    from ray_apps.scoring.runs import read_run
+
+    _write_pieces(path, run_csv(home, read_run(home, run)))
+
+
+def _write_pieces(path: Path, pieces: Iterator[bytes]) -> None:
+    from contracts.errors import ConfigError
+
+    try:
+        with path.open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
+    except OSError as exc:
+        raise ConfigError(f"cannot write {path}: {exc.strerror}. Give another file with --csv.") from exc
 
 
 class _Bar:
@@ -114,3 +150,76 @@ def _show(found: dict[str, Any]) -> None:
     ):
         table.add_row(f"[bold]{name}[/]", value)
     console.print(table)
+
+
+def at_risk(
+    home: HomeOption = DEFAULT_HOME,
+    business: Annotated[str | None, typer.Option(help="Whose customers; the business with the most when not given.")] = None,
+    level: Annotated[
+        list[str] | None, typer.Option(help="LOW, MEDIUM, HIGH or CRITICAL; may be given again. HIGH and CRITICAL when not given.")
+    ] = None,
+    days: Annotated[int | None, typer.Option(min=0, help="Only those expected to leave within so many days.")] = None,
+    segment: Annotated[str | None, typer.Option(help="A segment's id, or a CLV segment (LOW, MEDIUM, HIGH, VERY_HIGH).")] = None,
+    churned: Annotated[bool, typer.Option("--churned", help="Also those silent for so long that they count as gone.")] = False,
+    count: Annotated[int, typer.Option("--n", min=1, max=10_000, help="How many customers to show at most.")] = 20,
+    csv: Annotated[Path | None, typer.Option(help="Write all of them to this file instead, for spreadsheets.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show who may be lost, by what that would cost: churn in 90 days times the value of the next 12 months.
+
+    From the newest finished scoring; make one with: regulars score.
+    """
+    from contracts.errors import ContractError
+    from contracts.tables import RISK_LEVELS
+    from ray_apps.at_risk import AT_RISK, AtRisk, Wanted
+
+    levels = tuple(name.upper() for name in level or AT_RISK)
+    wrong = [name for name in levels if name not in RISK_LEVELS]
+    if wrong:
+        raise ContractError(f"--level is {', '.join(wrong)}, must be one of {', '.join(RISK_LEVELS)}.")
+    wanted = Wanted(levels, days, segment, churned)
+    report = AtRisk(home)
+    whose = business or _largest(home)
+    if csv is not None:
+        _write_pieces(csv, report.csv(whose, wanted))
+        return
+    page = report.page(whose, wanted, count)
+    report.close()
+    if as_json:
+        totals = {"total": page.totals.total, "clv_at_risk": page.totals.clv_at_risk, "levels": page.totals.levels}
+        print_json({"business_id": whose, "run": page.run.run, **totals, "customers": page.rows})
+    else:
+        _list(whose, page)
+
+
+def _largest(home: Path) -> str:
+    from contracts.errors import ArtifactError
+    from contracts.paths import Home
+    from warehouse.store import Warehouse
+
+    found = Warehouse(Home(home).warehouse).info()["businesses"]
+    if not found:
+        raise ArtifactError(f"the warehouse of {home} is empty. Bring data in, train and score: regulars data generate")
+    return str(max(found, key=lambda b: (found[b]["customers"], b)))
+
+
+def _list(business: str, page: Page) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"At risk in {business}, as of {page.run.as_of:%Y-%m-%d}", title_justify="left")
+    for name, right in (("customer", False), ("churn in 90 days", True), ("level", False), ("gone by", False), ("why", False),
+                        ("12 months", True), ("at risk", True)):  # fmt: skip
+        table.add_column(name, justify="right" if right else "left")
+    for row in page.rows:
+        table.add_row(
+            Text(row["customer_id"]), f"{row['churn_90'] * 100:.0f} %", row["risk_level"],
+            f"{row['predicted_churn_date']} ({row['days_until_churn']} d)", row["top_factor"] or "",
+            f"{row['predicted_clv']:,.2f}", f"{row['clv_at_risk']:,.2f}",
+        )  # fmt: skip
+    console.print(table)
+    levels = ", ".join(f"{name} {number:,}" for name, number in page.totals.levels.items())
+    console.print(
+        f"{page.totals.total:,} customers, {page.totals.clv_at_risk:,.2f} at risk in all; by level: {levels}. Run {page.run.run}",
+        highlight=False,
+    )

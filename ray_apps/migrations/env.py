@@ -3,6 +3,7 @@
 from alembic import context
 
 from ray_apps import predictions  # noqa: F401 - its tables join the metadata
+from ray_apps.scoring import jobs  # noqa: F401 - as above
 from ray_apps.store import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, compare_type=True, render_as_batch=True)

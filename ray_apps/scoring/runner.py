@@ -28,9 +28,8 @@ from ray_apps.clock import wall_now
 from ray_apps.scoring.runs import TABLE, Run, RunFolder, default_as_of, plan, read_run, runs
 from ray_apps.scoring.settings import ScoreSettings
 from ray_apps.scoring.shard import ShardReport, ShardScorer, part_rows
+from ray_apps.tuning import ChurnSettings
 from warehouse.store import Warehouse
-
-RISK_CUTS = (0.4, 0.6, 0.8)
 
 
 class Progress(Protocol):
@@ -152,7 +151,7 @@ def _choose(settings: ScoreSettings, run: str | None, fresh: bool, customers: Se
         shard_size=settings.shard_size,
         batch_size=settings.batch_size,
         landing_rows=settings.landing_rows,
-        risk_cuts=RISK_CUTS,
+        risk_cuts=ChurnSettings.load().risk_cuts,
         customers=customers,
         job=run is not None,
     )

@@ -527,7 +527,7 @@ async def api(home: Path) -> AsyncIterator[Api]:
         yield found
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def bundle() -> Callable[..., Path]:
     """`write_sequence_bundle`."""
     return write_sequence_bundle

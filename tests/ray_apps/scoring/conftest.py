@@ -1,4 +1,4 @@
-"""A home that can be scored: a made-up history of two businesses, and a bundle of an untrained small model."""
+"""A home that can be scored: a made-up history of two businesses, and a bundle of the sequence model."""
 
 from __future__ import annotations
 
@@ -10,14 +10,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 
-from contracts.bundle import BundleManifest, deploy, file_sha256
-from contracts.sequence import MODEL_NAME, BaseRates, ChurnDefinition, Forecasting
 from contracts.tables import MONEY, TABLES, TIMESTAMP
-from contracts.tensors import SEQUENCE, STATIC_COUNT
-from training.export.onnx import export
-from training.sequence.model import ModelConfig, SequenceModel
 from warehouse.store import Warehouse
 
 AS_OF = datetime(2025, 6, 15, 10, 30, tzinfo=UTC)
@@ -26,14 +20,14 @@ CUSTOMERS = 300
 
 
 @pytest.fixture(scope="session")
-def scorable_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scorable_template(tmp_path_factory: pytest.TempPathFactory, bundle: Callable[..., Path]) -> Path:
     """Made once; `scorable` is a copy to write to."""
     home = tmp_path_factory.mktemp("scorable") / "home"
     warehouse = Warehouse(home / "warehouse")
     for business, count in (("biz-1", CUSTOMERS), ("biz-2", 40)):
         for name, table in history(business, count, seed=count).items():
             warehouse.land(name, table, f"{business} {name}")
-    write_sequence_bundle(home, "1", seed=1)
+    bundle(home)
     return home
 
 
@@ -78,36 +72,6 @@ def history(business: str, count: int, seed: int) -> dict[str, pa.Table]:
             schema=pa.schema([f for f in TABLES["events"].schema if not f.nullable]),
         ),
     }  # fmt: skip
-
-
-def forecasting() -> Forecasting:
-    """A record made by hand: base rates that differ by business, cuts that make every segment occur."""
-    rates = BaseRates(
-        churn=(0.7, 0.6, 0.5), silent_by=tuple(0.5 + 0.04 * k for k in range(10)), purchase_probability=(0.3,) * 12, spend=(10.0,) * 12,
-        spend_interval=(50.0, 200.0),
-    )  # fmt: skip
-    other = rates.model_copy(update={"churn": (0.95, 0.92, 0.9), "spend": (20.0,) * 12})
-    return Forecasting(
-        definition=ChurnDefinition(), reference_statics=(0.0,) * STATIC_COUNT, base_rates={"": rates, "biz-2": other},
-        clv_cuts={"": (9.0, 15.0, 20.0)}, ece=0.01, spend_months_seen=6,
-    )  # fmt: skip
-
-
-def write_sequence_bundle(home: Path, version: str, seed: int) -> Path:
-    """A deployed bundle of an untrained model; batch scoring needs `sequence.onnx` and `forecast.json` of it."""
-    torch.manual_seed(seed)
-    folder = home / "models" / MODEL_NAME / version
-    folder.mkdir(parents=True)
-    export(SequenceModel(ModelConfig(hidden=4, width=8, members=1)).eval(), SEQUENCE, folder / "sequence.onnx")
-    (folder / "forecast.json").write_text(forecasting().model_dump_json())
-    files = {f.name: file_sha256(f) for f in sorted(folder.iterdir())}
-    manifest = BundleManifest(
-        model=MODEL_NAME, version=version, created_at=AS_OF.isoformat(), data_version="test", code_version="test", as_of=AS_OF.isoformat(),
-        settings={}, metrics={}, files=files,
-    )  # fmt: skip
-    (folder / "manifest.json").write_text(manifest.model_dump_json())
-    deploy(home / "models", version, MODEL_NAME)
-    return folder
 
 
 @pytest.fixture
