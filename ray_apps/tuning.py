@@ -39,7 +39,7 @@ class ChurnSettings(StackSettings):
     """
 
     model_config = settings_config("REGULARS_SERVE_CHURN_")
-    deadline_ms: int = Field(150, ge=1, le=60_000, description="Longest wait for the model server's answer to one forecast.")
+    deadline_ms: int = Field(300, ge=1, le=60_000, description="Longest wait for the model server's answer to one forecast.")
     risk_cuts: tuple[float, float, float] = Field(
         (0.4, 0.6, 0.8), description="90-day probability from which on it is MEDIUM, HIGH, CRITICAL."
     )
