@@ -79,6 +79,7 @@ def score(home: Path, model: Path, shard_size: int, folder: Path) -> dict[str, A
         tables = ("transactions", "events", "tickets")
         events = sum(connection.sql(f"SELECT count(*) FROM {t}").fetchall()[0][0] for t in tables)  # noqa: S608
         known = connection.sql("SELECT count(*) FROM customers").fetchall()[0][0]
+        span_days = connection.sql("SELECT datediff('day', min(occurred_at), max(occurred_at)) FROM transactions").fetchall()[0][0]
         weekly.shards(connection, 1, business_id="nobody's")  # warm-up: pyarrow imports pandas when it first needs it
         with watch("list"):
             parts = weekly.shards(connection, max(1, round(known / shard_size)))
@@ -100,7 +101,7 @@ def score(home: Path, model: Path, shard_size: int, folder: Path) -> dict[str, A
                     total += float(session.run(outputs, {k: v[at : at + BATCH] for k, v in inputs.items()})[0].sum())
     assert np.isfinite(total)
     return {
-        "customers": customers, "events": events, "days": days, "shards": len(parts), "shard_size": shard_size,
+        "customers": customers, "events": events, "span_days": span_days, "days": days, "shards": len(parts), "shard_size": shard_size,
         "wall_s": watch.wall, "cpu_s": watch.cpu, "direct_read_of_one_shard_cpu_s": direct_s,
         "acts_bytes": sum(f.stat().st_size for f in folder.rglob("*.parquet")), "rss_before_bytes": before, "peak_rss_bytes": peak_rss(),
     }  # fmt: skip
@@ -131,25 +132,37 @@ def export(path: Path) -> Path:
 def rows(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     """One row a warehouse and shard size, printed as it is there."""
     model = export(folder / "sequence.onnx")
-    homes = [(None, None)] if options.home else [(n, options.months) for n in options.customers] + options.more
+    made = [(n, options.months) for n in options.customers] + options.more
+    homes: list[tuple[Path, tuple[int, int] | None]] = [(home, None) for home in options.home] or [
+        (folder / f"{n}-{months}", (n, months)) for n, months in made
+    ]
     print(
         f"{'customers':>10}{'events':>12}{'shards':>7}"
         + "".join(f"{s:>9}" for s in STAGES)
         + f"{'events/s':>11}{'cust./s':>9}{'peak GB':>9}"
     )
-    for customers, months in homes:
-        home = options.home or folder / f"{customers}-{months}"
-        if options.home is None:
-            command = [sys.executable, "-m", "regulars", "data", "generate", "--customers", str(customers), "--months", str(months)]
+    for home, generated in homes:
+        if generated:
+            command = [
+                sys.executable,
+                "-m",
+                "regulars",
+                "data",
+                "generate",
+                "--customers",
+                str(generated[0]),
+                "--months",
+                str(generated[1]),
+            ]
             subprocess.run([*command, "--no-truth", "--home", str(home)], check=True, stdout=subprocess.DEVNULL)
         for size in options.shard_size:
-            row = run(home, model, size) | {"months": months}
+            row = run(home, model, size)
             print(
                 f"{row['customers']:>10,}{row['events']:>12,}{row['shards']:>7}" + "".join(f"{row['cpu_s'][s]:>9.2f}" for s in STAGES)
                 + f"{row['events_per_cpu_s']:>11,.0f}{row['customers_per_cpu_s']:>9,.0f}{row['peak_rss_bytes'] / 1e9:>9.2f}", flush=True
             )  # fmt: skip
             yield row
-        if options.home is None:
+        if generated:
             subprocess.run(["rm", "-r", str(home)], check=True)
 
 
@@ -165,13 +178,13 @@ def main() -> None:
     parser.add_argument("--months", type=int, default=3, help="of history")
     parser.add_argument("--more", type=_pair, nargs="*", default=[(20_000, 18)], help="further warehouses, customers x months")
     parser.add_argument("--shard-size", type=int, nargs="+", default=[20_000], help="customers of a shard")
-    parser.add_argument("--home", type=Path, help="with a warehouse, instead of generated ones")
+    parser.add_argument("--home", type=Path, nargs="+", default=[], help="with a warehouse each, instead of generated ones")
     parser.add_argument("--name", default="scale", help="of the result")
     parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if options.score:
-            print(json.dumps(score(options.home, options.score, options.shard_size[0], Path(folder) / "acts")))
+            print(json.dumps(score(options.home[0], options.score, options.shard_size[0], Path(folder) / "acts")))
             return
         settings = {
             "customers": options.customers, "months": options.months, "more": options.more, "shard_size": options.shard_size,
