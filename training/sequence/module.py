@@ -28,7 +28,10 @@ Batch = dict[str, Tensor]
 
 
 class SampleLoader:
-    """Shuffled batches of samples with their targets; a pass's order follows from the seed and its number.
+    """Shuffled batches of samples with their targets; a pass's order follows from the seed and its number alone, and the place in it can be
+    saved and taken up again.
+
+    Lightning calls `set_epoch` through `sampler`, and `state_dict`/`load_state_dict` with its checkpoints.
 
     Args:
         rank, world: of this process; each takes every world-th batch, all take as many.
@@ -37,17 +40,27 @@ class SampleLoader:
     def __init__(self, samples: Samples, settings: SequenceSettings, rank: int = 0, world: int = 1) -> None:
         found = losses.targets(samples, settings.inactive_weight)
         self.arrays = {"weeks": samples.weeks, "statics": samples.statics, **found.arrays()}
-        self.settings, self.rank, self.world, self.epoch, self.size = settings, rank, world, 0, len(samples)
+        self.settings, self.rank, self.world, self.size = settings, rank, world, len(samples)
+        self.epoch = self.done = self._skip = 0
+        self.sampler, self.batch_sampler = self, None
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._skip = int(state["done"]) % len(self)
 
     def __len__(self) -> int:
         return max(1, self.size // (self.settings.batch_size * self.world))
 
     def __iter__(self) -> Iterator[Batch]:
         order = np.random.default_rng((self.settings.seed, self.epoch)).permutation(self.size)
-        for number in range(len(self)):
+        self.done, self._skip = self._skip, 0
+        for number in range(self.done, len(self)):
+            self.done = number + 1
             begin = (number * self.world + self.rank) * self.settings.batch_size
             rows = np.sort(order[begin : begin + self.settings.batch_size])
             yield {name: torch.from_numpy(array[rows]) for name, array in self.arrays.items()}
@@ -64,10 +77,6 @@ class SequenceModule(pl.LightningModule):
     def __init__(self, model: SequenceModel, settings: SequenceSettings, scale: float, season: bool, steps: int) -> None:
         super().__init__()
         self.model, self.settings, self.scale, self.season, self.steps = model, settings, scale, season, steps
-
-    def on_train_epoch_start(self) -> None:
-        loader: Any = self.trainer.train_dataloader
-        loader.set_epoch(self.current_epoch)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout follows from the step alone, so a resumed run goes on exactly as the uninterrupted one would have.
