@@ -32,7 +32,7 @@ def score(
         typer.Option(
             "--as-of",
             formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"],
-            help="Moment (UTC) that the scores are about; now when not given, the newest row's time where that is over a week old.",
+            help="Moment (UTC) that the scores are about; now if not given, the end of the history where that is over a week old.",
         ),
     ] = None,
     shards: Annotated[int | None, typer.Option(min=1, help="Parts the customers are split into; 25,000 each if not given.")] = None,

@@ -180,13 +180,15 @@ def latest_finished(home: Path, business_id: str) -> Run | None:
 
 
 def default_as_of(warehouse: Warehouse, business_id: str | None) -> datetime:
-    """Now; where the newest row is more than a week old (an imported history), its time. The serving clock's rule.
+    """Now; where the newest row is more than a week old (an imported history), the midnight after it, so that all of it counts.
 
     Raises:
         ArtifactError: the warehouse holds no transaction or event.
     """
     newest, now = warehouse.as_of(business_id), wall_now()
-    return now if now - newest <= STALE_AFTER else newest
+    if now - newest <= STALE_AFTER:
+        return now
+    return newest.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
 
 
 def plan(

@@ -114,7 +114,7 @@ class ShardScorer:
                 for begin in range(0, customers.num_rows, CHUNK):
                     chunk = customers.slice(begin, CHUNK)
                     t0 = time.perf_counter()
-                    mine = part_of(history, begin, begin + chunk.num_rows)
+                    mine = history.part(begin, begin + chunk.num_rows)
                     inputs = weekly.tensors(mine, day)
                     historical = historical_spend(mine, day)
                     t1 = time.perf_counter()
@@ -131,14 +131,6 @@ class ShardScorer:
             temporary.unlink(missing_ok=True)
         features_s, model_s, rows_s, write_s = spent.tolist()
         return ShardReport(shard, customers.num_rows, read_s, features_s, model_s, rows_s, write_s + time.perf_counter() - began)
-
-
-def part_of(history: weekly.DailyHistory, begin: int, end: int) -> weekly.DailyHistory:
-    """The customers begin .. end - 1 of a history; views, nothing is copied."""
-    low, high = int(history.starts[begin]), int(history.starts[end])
-    return weekly.DailyHistory(
-        history.starts[begin : end + 1] - low, history.days[low:high], history.sums[low:high], history.joined[begin:end]
-    )
 
 
 def put_in_place(temporary: Path, path: Path) -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +238,8 @@ def test_the_latest_run_of_a_business_is_its_own_or_of_all(scorable: Path) -> No
 
 def test_the_default_moment_is_now_unless_the_history_is_old(scorable: Path) -> None:
     warehouse = Warehouse(scorable / "warehouse")
-    assert default_as_of(warehouse, "biz-1") == warehouse.as_of("biz-1")
+    assert default_as_of(warehouse, "biz-1") == datetime(2025, 6, 15, tzinfo=UTC)
+    assert warehouse.as_of("biz-1").date() == date(2025, 6, 14)
     fresh = pa.table(
         {
             "transaction_id": ["now"],
