@@ -101,7 +101,7 @@ def sequence(
     from training.sequence import protocols, scorecard
     from training.sequence.settings import SequenceSettings
 
-    rough: dict[str, Any] = {"max_samples": 6_000, "epochs": 2, "members": 1, "hidden": 16, "explained": 100} if fast else {}
+    rough: dict[str, Any] = {"max_samples": 3_000, "epochs": 2, "members": 1, "hidden": 8, "width": 32, "explained": 100} if fast else {}
     settings = SequenceSettings.load(config, seed=seed, **rough)
     source = protocols.recognise(data, protocols.RealdataSettings.load())
     chosen = _chosen(models, scorecard.MODELS)
