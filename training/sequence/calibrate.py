@@ -101,8 +101,8 @@ def interval_scale(model: SequenceModel, samples: Samples, spend: np.ndarray, lo
     if rows.sum() < 50:
         return 1.0
     actual = samples.monthly_spend[rows, :months].sum(1)
-    low, high = 0.5, 2.0
-    for _ in range(12):
+    low, high = 0.1, 3.0
+    for _ in range(14):
         middle = (low * high) ** 0.5
         model.interval_scale.fill_(middle)
         low, high = (middle, high) if inside(intervals(model, spend[rows], logits[rows], months), actual) < LEVEL else (low, middle)
