@@ -108,3 +108,12 @@ def test_fingerprint_follows_what_decides_the_weights() -> None:
     assert len({one.fingerprint("a"), one.fingerprint("b"), SequenceSettings.load(environ={}, hidden=16).fingerprint("a")}) == 3
     assert [one.epochs_for(n) for n in (1_000, 40_000, 80_000, 10**6)] == [10, 6, 3, 3]
     assert np.isfinite(one.learning_rate)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_it_learns_as_on_the_cpu(result: train.TrainResult, shop_home: Path) -> None:
+    """bf16 on the device against float32 here: not the same weights, but as good a forecast."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    found = train.train_sequence(Home(shop_home), settings(accelerator="gpu"), quiet())
+    assert found.metrics["slice"]["auc"] == pytest.approx(result.metrics["slice"]["auc"], abs=0.05)
