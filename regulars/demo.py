@@ -86,7 +86,11 @@ def demo(
     else:
         console.print(f"There is a trained model under [bold]{paths.models}[/] already: used as it is (--fresh trains anew).")
     step("score", "churn and 12 months of spend of everyone, into customer_risk_scores", lambda: _run(home, "score"))
-    step("at risk", "who may be lost, and what that is worth", lambda: _run(home, "at-risk", "--n", "5"))
+    step(
+        "at risk",
+        "who may be lost, and what that is worth",
+        lambda: _run(home, "at-risk", "--n", "5", "--level", "MEDIUM", "--level", "HIGH", "--level", "CRITICAL"),
+    )
     server = step("serve", "Triton and Ray Serve, until the first answer", lambda: _start(home, port))
     try:
         for title, customer in _three_customers(paths):
