@@ -1,12 +1,13 @@
 """What a good engineer would try first: the methods that the sequence model is measured against.
 
 Each peer sees the same training samples with the same labels as ours. As ours it learns first from what was known when the later slice
-began, and gets its settings and the same two corrections on that slice: Platt's slope and intercept on its churn probability, one factor
-on its value; then it learns from all samples. It forecasts from samples that end at the as-of day, in which no label can be. Value is
-asked for some months from there on; where the labels of training are shorter, a peer extends what it knows in its own way, as ours does.
+began, and gets its settings and its correction there; then it learns from all samples and keeps both. Of the correction it keeps what ours
+does, the slope of Platt's line, and no level. `levelled` is the other choice: Platt's intercept too, and one factor on the value; it is
+reported beside. Forecasts are made from samples that end at the as-of day, in which no label can be. Value is asked for some months from
+there on; where the labels of training are shorter, a peer extends what it knows in its own way, as ours does.
 
 `lightgbm`      boosted trees on the 40 statics and the last 13 weeks' purchases and spend; value: a month's spend, Tweedie, month as input.
-`rfm_logistic`  logistic regression on log recency, frequency and mean basket; value: linear regression of log spend on the same.
+`rfm_logistic`  logistic regression on log recency, frequency and mean basket; value: linear regression of log spend on the same, smeared.
 `bg_nbd`        BG/NBD and Gamma-Gamma (`bgnbd.py`), fitted to all histories up to the as-of day; no labels but for the corrections.
 `last_period`   churn: the rate lately seen at this recency (isotonic); value: spend of the period of the same length before. Not corrected.
 
@@ -70,12 +71,14 @@ class Answer:
     Attributes:
         churn: float64 (n,), chance of no purchase within the horizon. value: float64 (n,), net spend of the months.
         low, high: float64 (n,) each, the 80 % interval of the value; None where a method states none.
+        levelled: churn and value if the later slice's levels were taken over too; None where a method is not corrected at all.
     """
 
     churn: np.ndarray
     value: np.ndarray
     low: np.ndarray | None = None
     high: np.ndarray | None = None
+    levelled: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class Peer(Protocol):
@@ -120,6 +123,12 @@ class Platt:
 
     def __call__(self, probability: np.ndarray) -> np.ndarray:
         return expit(self.slope * _logit(probability) + self.intercept)
+
+    def turned(self, probability: np.ndarray, active: np.ndarray) -> np.ndarray:
+        """The slope alone, turned about the mean log-odds of the active customers so that it moves no level: what ours takes over."""
+        odds = _logit(probability)
+        middle = odds[active].mean() if active.any() else 0.0
+        return expit(middle + self.slope * (odds - middle))
 
 
 def _logit(probability: np.ndarray) -> np.ndarray:
@@ -184,7 +193,8 @@ class Learned:
             scale = factor(self.value(known, months), spent(known, months))
         self.learn(question, question.train, None)
         self.chosen |= {"platt": [round(corrected.slope, 4), round(corrected.intercept, 4)], "value_factor": round(scale, 4)}
-        return Answer(corrected(self.churn(now)), scale * self.value(now, question.months))
+        churn, value = self.churn(now), self.value(now, question.months)
+        return Answer(corrected.turned(churn, now.active), value, levelled=(corrected(churn), scale * value))
 
 
 def spent(samples: Samples, months: int) -> np.ndarray:
@@ -308,6 +318,10 @@ class RfmLogistic(Learned):
         self.months = int(self.chosen["value_months"])
         known = train.take(np.flatnonzero(train.months_seen >= self.months))
         self.amount = LinearRegression().fit(rfm(known), signed_log1p(spent(known, self.months))) if len(known) else None
+        self.smear = 1.0
+        if len(known):  # back from logs a line gives a typical spend, below the mean: its total is made that of the training samples
+            actual, said = spent(known, self.months).sum(), self.value(known, self.months).sum()
+            self.smear = float(actual / said) if actual > 0 and said > 0 else 1.0
 
     def churn(self, samples: Samples) -> np.ndarray:
         if self.line is None or not len(samples):
@@ -317,7 +331,7 @@ class RfmLogistic(Learned):
     def value(self, samples: Samples, months: int) -> np.ndarray:
         if self.amount is None or not len(samples):
             return np.zeros(len(samples))
-        return np.expm1(np.maximum(self.amount.predict(rfm(samples)), 0.0)) * (months / self.months)
+        return self.smear * np.expm1(np.maximum(self.amount.predict(rfm(samples)), 0.0)) * (months / self.months)
 
 
 def rfm(samples: Samples) -> np.ndarray:
@@ -370,7 +384,7 @@ class BuyTillYouDie:
             **{n: round(v, 4) for n, v in vars(counts).items()}, **{f"spend_{n}": round(v, 4) for n, v in vars(amounts).items()},
             "platt": [round(corrected.slope, 4), round(corrected.intercept, 4)], "value_factor": round(scale, 4),
         }  # fmt: skip
-        return Answer(corrected(churn), scale * value, scale * low, scale * high)
+        return Answer(corrected.turned(churn, question.now.active), value, low, high, (corrected(churn), scale * value))
 
     def _fit(self, lives: Lives) -> tuple[BgNbd, GammaGamma]:
         return BgNbd.fit(*lives.times), GammaGamma.fit(lives.k, lives.m)

@@ -104,6 +104,8 @@ def ours(outputs: dict[str, np.ndarray], problem: Problem) -> Answer:
 def summary(found: Run, seed: int, resamples: int) -> dict[str, Any]:
     """The object that `--json` prints; what cannot be measured is None.
 
+    `with_levels` holds the peers' measures if the later slice's levels were taken over too, which ours does not.
+
     Args:
         resamples: behind each interval.
     """
@@ -133,6 +135,9 @@ def summary(found: Run, seed: int, resamples: int) -> dict[str, Any]:
         out["attainable"] = _attainable(found, problem.truth, seed, resamples)
         best = out["attainable"]["rows"][-1]
         out["rows"].append({"model": TRUTH, **{c: best.get(c) for c in COLUMNS}})
+    out["with_levels"] = {
+        n: _plain(Answer(*a.levelled), active, label, value, seed) for n, a in found.answers.items() if a.levelled is not None
+    }
     out["chosen"] = found.chosen
     out["seconds"] = {name: round(s, 1) for name, s in found.seconds.items()}
     return out

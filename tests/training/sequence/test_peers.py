@@ -109,6 +109,20 @@ def test_platt_is_logistic_regression_on_the_logit() -> None:
     assert Platt.fit(p[:0], label[:0]) == Platt()
 
 
+def test_a_turned_slope_moves_no_level(problem: tuple[Question, Samples], answers: dict[str, peers.Answer]) -> None:
+    p, active = np.array([0.1, 0.5, 0.8, 0.99]), np.array([True, True, True, False])
+    found = Platt(0.5, 3.0).turned(p, active)
+    odds, before = np.log(found / (1 - found)), np.log(p / (1 - p))
+    assert odds[:3].mean() == pytest.approx(before[:3].mean())
+    assert np.diff(odds) == pytest.approx(0.5 * np.diff(before))
+    for name in ("lightgbm", "rfm_logistic", "bg_nbd"):
+        levelled = answers[name].levelled
+        assert levelled is not None
+        assert np.array_equal(np.argsort(levelled[1], kind="stable"), np.argsort(answers[name].value, kind="stable"))
+        assert len(levelled[0]) == len(problem[1])
+    assert answers["last_period"].levelled is None
+
+
 def test_value_is_scaled_to_the_total_between_a_half_and_two() -> None:
     assert peers.factor(np.full(4, 10.0), np.array([0.0, 30.0, 10.0, 10.0])) == 1.25
     assert peers.factor(np.ones(3), np.full(3, 9.0)) == 2.0
