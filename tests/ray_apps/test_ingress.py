@@ -272,7 +272,8 @@ async def test_openapi_describes_every_route_and_resolves(api) -> None:
         "/api/v1/ml/customers/{customer_id}/similar", "/api/v1/events", "/-/readyz",
         "/api/v1/ml/churn/predict", "/api/v1/ml/clv/predict", "/api/v1/ml/churn/calibration", "/api/v1/customers/{customer_id}/risk",
         "/api/v1/customers/{customer_id}/profile", "/api/v1/ml/churn/{prediction_id}/intervention",
-        "/api/v1/ml/churn/{prediction_id}/actual-churn",
+        "/api/v1/ml/churn/{prediction_id}/actual-churn", "/api/v1/ml/churn/at-risk", "/api/v1/predictions/batch",
+        "/api/v1/predictions/batch/{job_id}",
     }  # fmt: skip
     for name in {part.split("'")[0] for part in text.split("#/components/schemas/")[1:]}:
         assert name in schema["components"]["schemas"]
