@@ -18,7 +18,7 @@ Engine = Literal["auto", "local", "ray"]
 class ScoreSettings(StackSettings):
     """One frozen object for one scoring.
 
-    A shard is the unit of work, of resuming and of memory: one of 25,000 customers took 0.6 GB at its peak.
+    A shard is the unit of work, of resuming and of memory. `ray_from` is a guess: no size was found at which Ray wins on one machine.
     """
 
     model_config = settings_config("REGULARS_SCORE_")
