@@ -1,8 +1,8 @@
 """What a good engineer would try first: the methods that the sequence model is measured against.
 
 Each peer sees the same training samples with the same labels as ours. As ours it learns first from what was known when the later slice
-began, and gets its settings and its correction there; then it learns from all samples and keeps both. Of the correction it keeps what ours
-does, the slope of Platt's line, and no level. `levelled` is the other choice: Platt's intercept too, and one factor on the value; it is
+began, and gets its settings and its correction there (Platt's slope and intercept on the churn probability, one factor on the value); then
+it learns from all samples and keeps both. Ours takes over the slope alone and no level; what the peers would be that way is `shaped`,
 reported beside. Forecasts are made from samples that end at the as-of day, in which no label can be. Value is asked for some months from
 there on; where the labels of training are shorter, a peer extends what it knows in its own way, as ours does.
 
@@ -71,14 +71,14 @@ class Answer:
     Attributes:
         churn: float64 (n,), chance of no purchase within the horizon. value: float64 (n,), net spend of the months.
         low, high: float64 (n,) each, the 80 % interval of the value; None where a method states none.
-        levelled: churn and value if the later slice's levels were taken over too; None where a method is not corrected at all.
+        shaped: churn and value if only the later slice's shape were taken over, not its levels; None where nothing is corrected.
     """
 
     churn: np.ndarray
     value: np.ndarray
     low: np.ndarray | None = None
     high: np.ndarray | None = None
-    levelled: tuple[np.ndarray, np.ndarray] | None = None
+    shaped: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class Peer(Protocol):
@@ -194,7 +194,7 @@ class Learned:
         self.learn(question, question.train, None)
         self.chosen |= {"platt": [round(corrected.slope, 4), round(corrected.intercept, 4)], "value_factor": round(scale, 4)}
         churn, value = self.churn(now), self.value(now, question.months)
-        return Answer(corrected.turned(churn, now.active), value, levelled=(corrected(churn), scale * value))
+        return Answer(corrected(churn), scale * value, shaped=(corrected.turned(churn, now.active), value))
 
 
 def spent(samples: Samples, months: int) -> np.ndarray:
@@ -384,7 +384,8 @@ class BuyTillYouDie:
             **{n: round(v, 4) for n, v in vars(counts).items()}, **{f"spend_{n}": round(v, 4) for n, v in vars(amounts).items()},
             "platt": [round(corrected.slope, 4), round(corrected.intercept, 4)], "value_factor": round(scale, 4),
         }  # fmt: skip
-        return Answer(corrected.turned(churn, question.now.active), value, low, high, (corrected(churn), scale * value))
+        shaped = corrected.turned(churn, question.now.active), value
+        return Answer(corrected(churn), scale * value, scale * low, scale * high, shaped)
 
     def _fit(self, lives: Lives) -> tuple[BgNbd, GammaGamma]:
         return BgNbd.fit(*lives.times), GammaGamma.fit(lives.k, lives.m)

@@ -104,7 +104,7 @@ def ours(outputs: dict[str, np.ndarray], problem: Problem) -> Answer:
 def summary(found: Run, seed: int, resamples: int) -> dict[str, Any]:
     """The object that `--json` prints; what cannot be measured is None.
 
-    `with_levels` holds the peers' measures if the later slice's levels were taken over too, which ours does not.
+    `shapes_only` holds the peers' measures if they took over from the later slice what ours does: the shape and no level.
 
     Args:
         resamples: behind each interval.
@@ -135,8 +135,8 @@ def summary(found: Run, seed: int, resamples: int) -> dict[str, Any]:
         out["attainable"] = _attainable(found, problem.truth, seed, resamples)
         best = out["attainable"]["rows"][-1]
         out["rows"].append({"model": TRUTH, **{c: best.get(c) for c in COLUMNS}})
-    out["with_levels"] = {
-        n: _plain(Answer(*a.levelled), active, label, value, seed) for n, a in found.answers.items() if a.levelled is not None
+    out["shapes_only"] = {
+        n: _plain(Answer(*a.shaped), active, label, value, seed) for n, a in found.answers.items() if a.shaped is not None
     }
     out["chosen"] = found.chosen
     out["seconds"] = {name: round(s, 1) for name, s in found.seconds.items()}

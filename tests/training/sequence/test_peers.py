@@ -116,11 +116,11 @@ def test_a_turned_slope_moves_no_level(problem: tuple[Question, Samples], answer
     assert odds[:3].mean() == pytest.approx(before[:3].mean())
     assert np.diff(odds) == pytest.approx(0.5 * np.diff(before))
     for name in ("lightgbm", "rfm_logistic", "bg_nbd"):
-        levelled = answers[name].levelled
-        assert levelled is not None
-        assert np.array_equal(np.argsort(levelled[1], kind="stable"), np.argsort(answers[name].value, kind="stable"))
-        assert len(levelled[0]) == len(problem[1])
-    assert answers["last_period"].levelled is None
+        shaped = answers[name].shaped
+        assert shaped is not None
+        assert np.array_equal(np.argsort(shaped[1], kind="stable"), np.argsort(answers[name].value, kind="stable"))
+        assert len(shaped[0]) == len(problem[1])
+    assert answers["last_period"].shaped is None
 
 
 def test_value_is_scaled_to_the_total_between_a_half_and_two() -> None:

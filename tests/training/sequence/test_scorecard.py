@@ -68,8 +68,8 @@ def test_the_object_has_the_promised_keys_and_is_json(result: dict[str, Any]) ->
     assert keys <= set(result)
     assert orjson.loads(orjson.dumps(result)) == result
     assert (result["horizon_days"], result["value_days"]) == (90, 91)
-    assert list(result["with_levels"]) == ["rfm_logistic"]
-    assert result["with_levels"]["rfm_logistic"]["bias"] != result["rows"][1]["bias"]
+    assert list(result["shapes_only"]) == ["rfm_logistic"]
+    assert result["shapes_only"]["rfm_logistic"]["bias"] != result["rows"][1]["bias"]
 
 
 def test_churn_is_measured_on_the_active_and_value_on_all(result: dict[str, Any], run: scorecard.Run, problem: Problem) -> None:
