@@ -38,7 +38,7 @@ class Fitted:
     Attributes:
         model: calibrated, in eval mode. train: samples of the kept model. calibration: the later slice; empty where history is short.
         now: everyone at the as-of day, without labels. slice_report: how a model without the slice did on it, see `calibrate`.
-        history: the kept model's passes. season: whether the time of the year is learned.
+        history: the kept model's passes. season: whether a yearly wave is learned.
     """
 
     model: SequenceModel
@@ -120,7 +120,7 @@ def _fit(
             f"{max(end - begin, 0)} days of history lie before {midnight(as_of_day):%Y-%m-%d}, at least "
             f"{settings.first_days // 2 + HORIZONS_DAYS[0]} are needed. Bring more in, or take a later as-of time."
         )
-    season = end - begin >= settings.season_days
+    season, known = end - begin >= settings.season_days, end - begin >= settings.season_input_days
     with console.status("reading histories"):
         customers = data.load_customers(connection, end)
         history = weekly.read(connection, customers, midnight(end))
@@ -138,9 +138,9 @@ def _fit(
     early, report = None, dict[str, Any]()
     if early_days:
         before = _samples(connection, early_days, early_end, settings, customers, history)
-        early, report = _early(before, later, settings, season, folder, console, stop)
+        early, report = _early(before, later, settings, (season, known), folder, console, stop)
     lean = bool(report.get("prior", settings.prior != "off"))
-    fitted = new_model(train, settings, season, lean)
+    fitted = new_model(train, settings, known, lean)
     passes = module.fit(fitted, train, settings, season, folder / "all", console, stop, "all samples")
     if early is not None:
         calibrate.take_over(fitted, early, now)
@@ -148,8 +148,9 @@ def _fit(
 
 
 def _early(
-    before: Samples, later: Samples, settings: SequenceSettings, season: bool, folder: Path, console: Console, stop: threading.Event
-) -> tuple[SequenceModel, dict[str, Any]]:
+    before: Samples, later: Samples, settings: SequenceSettings, season: tuple[bool, bool], folder: Path, console: Console,
+    stop: threading.Event,
+) -> tuple[SequenceModel, dict[str, Any]]:  # fmt: skip
     """A model that has not seen the later slice, calibrated on it, and how it did there.
 
     With `prior` auto there are two, one that begins at the prior and one that does not, and the one that orders the slice's customers
@@ -157,9 +158,9 @@ def _early(
     """
     found = []
     for lean in {"on": (True,), "off": (False,), "auto": (True, False)}[settings.prior]:
-        model = new_model(before, settings, season, lean)
+        model = new_model(before, settings, season[1], lean)
         what = "before the slice, " + ("from the prior" if lean else "free")
-        module.fit(model, before, settings, season, folder / ("early" if lean else "early-free"), console, stop, what)
+        module.fit(model, before, settings, season[0], folder / ("early" if lean else "early-free"), console, stop, what)
         report: dict[str, Any] = {"prior": lean, **calibrate.calibrate(model, later)}
         found.append((report["rank_correlation"] + report["gini"], model, report))
     _, model, report = max(found, key=lambda f: f[0])
@@ -186,6 +187,7 @@ def new_model(samples: Samples, settings: SequenceSettings, season: bool, lean: 
     """An untrained model with the constants that its samples give: moments of the inputs, and the parameters of `Lives`.
 
     Args:
+        season: whether the time of the year is an input.
         lean: whether the heads begin at the prior (`model.prior_of`) or at the samples' means.
     """
     torch.manual_seed(settings.seed)

@@ -24,7 +24,10 @@ class SequenceSettings(StackSettings):
     step_days: int = Field(28, ge=1, description="days between two as-of times of the samples; half of it in a history under 300 days")
     first_days: int = Field(56, ge=7, description="days of history before the first as-of time; half of it in a history under 300 days")
     slice_days: int = Field(91, ge=31, description="length of the later slice that calibrates")
-    season_days: int = Field(430, ge=1, description="days of history from which on the time of the year is learned")
+    season_days: int = Field(430, ge=1, description="days of history from which on a yearly wave of purchases and spend is learned")
+    season_input_days: int = Field(
+        730, ge=1, description="days of history from which on the time of the year is an input too; before, it cannot be told from a trend"
+    )
 
     hidden: int = Field(32, ge=2, le=512, description="hidden size of each LSTM")
     width: int = Field(64, ge=4, le=1024, description="width of the layers after it")
