@@ -61,15 +61,22 @@ def platt(log_odds: np.ndarray, label: np.ndarray, prior: float = PRIOR) -> tupl
     Args:
         log_odds: float64 (n,). label: bool (n,).
     """
-    x = np.stack([log_odds, np.ones(len(log_odds))], axis=1)
+    x = np.stack([np.clip(log_odds, -30.0, 30.0), np.ones(len(log_odds))], axis=1)
     start = np.array([1.0, 0.0])
     pull = prior * 0.1 * np.eye(2)
-    weights = start.copy()
-    for _ in range(30):  # Newton
-        p = 1.0 / (1.0 + np.exp(-np.clip(x @ weights, -30.0, 30.0)))
-        gradient = x.T @ (p - label) + pull @ (weights - start)
-        step = np.linalg.solve(x.T @ (x * (p * (1 - p))[:, None]) + pull, gradient)
-        weights -= step
+
+    def loss(weights: np.ndarray) -> float:
+        z = x @ weights
+        away = weights - start
+        return float(np.logaddexp(0.0, z).sum() - z[label].sum() + 0.5 * away @ pull @ away)
+
+    weights, best = start.copy(), loss(start)
+    for _ in range(50):  # Newton, in steps short enough to get better
+        p = 1.0 / (1.0 + np.exp(-(x @ weights)))
+        step = np.linalg.solve(x.T @ (x * (p * (1 - p))[:, None]) + pull, x.T @ (p - label) + pull @ (weights - start))
+        while (tried := loss(weights - step)) > best and np.abs(step).max() > 1e-9:
+            step = step / 2
+        weights, best = weights - step, tried
         if np.abs(step).max() < 1e-9:
             break
     return float(max(weights[0], 0.05)), float(weights[1])
