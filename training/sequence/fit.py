@@ -138,6 +138,8 @@ def _fit(
     early, report = None, dict[str, Any]()
     if early_days:
         before = _samples(connection, early_days, early_end, settings, customers, history)
+        guard.check(connection, early_end, before, most=100, seed=settings.seed)
+        guard.check(connection, end, later, most=100, seed=settings.seed)
         early, report = _early(before, later, settings, (season, known), folder, console, stop)
     lean = bool(report.get("prior", settings.prior != "off"))
     fitted = new_model(train, settings, known, lean)
