@@ -227,7 +227,8 @@ class SequenceModel(nn.Module):
             total: expected sum, (..., 1). interval: the two logits, (..., 2). months: length of the window, broadcast to (..., 1).
         """
         grow = torch.log(months / 3.0)
-        nothing = torch.sigmoid(interval[..., :1] - nn.functional.softplus(self.window[0]) * grow)
+        # Cut off: a chance of 1 in float32 would divide by zero below, and the loss's gradient would not be a number.
+        nothing = torch.sigmoid((interval[..., :1] - nn.functional.softplus(self.window[0]) * grow).clamp(-12.0, 12.0))
         deviation = spread_of(interval[..., 1:] - self.window[1] * grow)
         return nothing, torch.log(total.clamp(min=1e-3) / (1.0 - nothing)) - 0.5 * deviation**2, deviation
 

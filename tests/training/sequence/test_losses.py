@@ -84,3 +84,13 @@ def test_the_likelihood_of_a_sum_prefers_what_happened(samples: Samples) -> None
     a, b = (losses.total_likelihood(model, expected, raw, t) for raw in (says_nothing, says_something))
     assert a[0] < b[0]
     assert b[1] < a[1]
+
+
+def test_the_surest_of_nothing_still_has_a_gradient() -> None:
+    model = SequenceModel(ModelConfig(hidden=4, width=8, members=1))
+    t = {"months": torch.full((2, 1), 3.0), "total": torch.tensor([[0.0], [90.0]])}
+    raw = torch.tensor([[40.0, 0.0], [40.0, 0.0]], requires_grad=True)
+    value = losses.total_likelihood(model, torch.full((2, 1), 60.0), raw, t).sum()
+    assert torch.isfinite(value)
+    (gradient,) = torch.autograd.grad(value, raw)
+    assert torch.isfinite(gradient).all()
