@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from contracts.errors import ConfigError
+from contracts.errors import ArtifactError, ConfigError
 from training.recommender.fitting import LAST, Bar, Interrupted, _quiet_libraries
 from training.sequence import losses
 from training.sequence.data import Samples
@@ -177,6 +177,7 @@ def fit(
     Raises:
         Interrupted: `stop` was set; `folder/last.ckpt` is there to go on.
         ConfigError: a GPU was asked for and there is none.
+        ArtifactError: training diverged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done, last = folder / DONE, folder / LAST
@@ -208,6 +209,11 @@ def fit(
     if not trainer.is_global_zero:
         raise SystemExit(0)  # the first process goes on
     model.cpu().eval()
+    if not all(torch.isfinite(p).all() for p in model.parameters()):
+        raise ArtifactError(
+            f"the weights are no numbers after {len(keeper.history)} passes: training diverged. Lower REGULARS_SEQUENCE_LEARNING_RATE "
+            "and start anew with --fresh."
+        )
     temporary = folder / f"{DONE}.tmp"
     torch.save({"model": model.state_dict(), "history": keeper.history}, temporary)
     temporary.replace(done)

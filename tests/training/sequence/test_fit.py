@@ -144,6 +144,16 @@ def test_a_gpu_that_is_not_there_is_an_error(shop: duckdb.DuckDBPyConnection, da
         fit.fit_history(shop, day, settings(accelerator="gpu"), quiet())
 
 
+def test_weights_that_are_no_numbers_are_not_kept(
+    shop: duckdb.DuckDBPyConnection, day: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = module.SequenceModule.training_step
+    monkeypatch.setattr(module.SequenceModule, "training_step", lambda self, batch, number: real(self, batch, number) * float("nan"))
+    with pytest.raises(ArtifactError, match="training diverged"):
+        fit.fit_history(shop, day, settings(), quiet(), tmp_path)
+    assert not list(tmp_path.rglob(module.DONE))
+
+
 def test_batches_hold_every_sample_once_and_differ_by_pass(fitted: Fitted) -> None:
     loader = module.SampleLoader(fitted.train, settings(batch_size=64))
     first = torch.cat([b["statics"] for b in loader])
