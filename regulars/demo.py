@@ -76,7 +76,7 @@ def demo(
             "two-tower recommender and ranker, measured against popularity",
             lambda: _run(home, "train", "recommender", "--seed", str(seed), *more),
         )
-        few = ["--max-samples", str(SAMPLES), "--members", "2", "--prior", "on"]
+        few = ["--max-samples", str(SAMPLES), "--members", "2", "--epochs", "4", "--prior", "on"]
         step(
             "train",
             "churn and lifetime value: an LSTM over weeks, calibrated",
