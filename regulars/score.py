@@ -207,14 +207,14 @@ def _list(business: str, page: Page) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"At risk in {business}, as of {page.run.as_of:%Y-%m-%d}", title_justify="left")
-    for name, right in (("customer", False), ("churn in 90 days", True), ("level", False), ("gone by", False), ("why", False),
-                        ("12 months", True), ("at risk", True)):  # fmt: skip
-        table.add_column(name, justify="right" if right else "left")
+    table = Table(title=f"At risk in {business}, as of {page.run.as_of:%Y-%m-%d}", title_justify="left", padding=(0, 0, 0, 1))
+    for name, right in (("customer", False), ("90 days", True), ("level", False), ("gone by", False), ("why", False),
+                        ("a year", True), ("at risk", True)):  # fmt: skip
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
     for row in page.rows:
         table.add_row(
             Text(row["customer_id"]), f"{row['churn_90'] * 100:.0f} %", row["risk_level"],
-            f"{row['predicted_churn_date']} ({row['days_until_churn']} d)", row["top_factor"] or "",
+            str(row["predicted_churn_date"]), row["top_factor"] or "",
             f"{row['predicted_clv']:,.2f}", f"{row['clv_at_risk']:,.2f}",
         )  # fmt: skip
     console.print(table)
