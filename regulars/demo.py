@@ -26,7 +26,7 @@ START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 60.0
 INTERRUPTED = 130
 EXAMPLES = 40_000  # half of the training default: a minute less, for about 0.01 of NDCG@10
-SAMPLES = 24_000  # of the sequence model, a third of its default, with two members and the prior that the generator's history chooses
+SAMPLES = 24_000  # of the sequence model, a third of its default, with the prior that the generator's history chooses
 
 
 @dataclass
@@ -76,7 +76,7 @@ def demo(
             "two-tower recommender and ranker, measured against popularity",
             lambda: _run(home, "train", "recommender", "--seed", str(seed), *more),
         )
-        few = ["--max-samples", str(SAMPLES), "--members", "2", "--epochs", "4", "--prior", "on"]
+        few = ["--max-samples", str(SAMPLES), "--epochs", "4", "--prior", "on"]
         step(
             "train",
             "churn and lifetime value: an LSTM over weeks, calibrated",

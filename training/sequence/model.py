@@ -40,7 +40,7 @@ class ModelConfig:
 
     hidden: int = 32
     width: int = 64
-    members: int = 3
+    members: int = 2
     dropout: float = 0.2
 
     def as_dict(self) -> dict[str, Any]:

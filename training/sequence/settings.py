@@ -31,7 +31,7 @@ class SequenceSettings(StackSettings):
 
     hidden: int = Field(32, ge=2, le=512, description="hidden size of each LSTM")
     width: int = Field(64, ge=4, le=1024, description="width of the layers after it")
-    members: int = Field(3, ge=1, le=10, description="networks whose forecasts are averaged")
+    members: int = Field(2, ge=1, le=10, description="networks whose forecasts are averaged; each adds 3 ms to an attributed forecast")
     dropout: float = Field(0.2, ge=0, lt=1)
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
