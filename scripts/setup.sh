@@ -4,6 +4,7 @@
 # Installs the system packages that cannot be done without (Debian, Ubuntu). Does nothing when all is in place.
 set -euo pipefail
 export PIP_DISABLE_PIP_VERSION_CHECK=1
+export PATH="$PATH:/usr/sbin:/sbin"  # ldconfig; not on the path of an ordinary Debian user
 cd "$(dirname "$0")/.."
 groups=""; [ "${1:-}" = "--dev" ] && groups="dev"
 

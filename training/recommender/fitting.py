@@ -34,8 +34,42 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for i
     """Ctrl-C, after the checkpoint was written."""
 
 
-class Keeper(pl.Callback):
-    """Checkpoints after each epoch and on interruption, keeps the best weights, and stops when they get no better.
+class Checkpoints(pl.Callback):
+    """A checkpoint to go on from, after each epoch and when the user asked to stop.
+
+    Attributes:
+        folder: for `last.ckpt`. stop: set when the user asked to stop. history: a row for each epoch. started: for the seconds in it.
+    """
+
+    def __init__(self, folder: Path, stop: threading.Event) -> None:
+        self.folder, self.stop, self.history, self.started = folder, stop, list[dict[str, float]](), time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # After the last step of an epoch its end stops the run: else the epoch would be neither measured nor recorded.
+        if self._asked(trainer) and batch_idx + 1 < int(trainer.num_training_batches):
+            self._save(trainer)
+            raise Interrupted
+
+    def end_epoch(self, trainer: pl.Trainer) -> None:
+        """Write the checkpoint; stop here when that was asked for."""
+        self._save(trainer)
+        if self._asked(trainer):
+            raise Interrupted
+
+    def _asked(self, trainer: pl.Trainer) -> bool:
+        """Whether any process was asked to stop: all have to write the checkpoint at the same step."""
+        asked = self.stop.is_set()
+        return asked if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(asked, all=False))
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        temporary = self.folder / f"{LAST}.tmp"
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            temporary.replace(self.folder / LAST)
+
+
+class Keeper(Checkpoints):
+    """Also keeps the best weights, and stops when they get no better.
 
     Args:
         folder: for `last.ckpt` (everything to go on) and `best.pt` (weights only).
@@ -44,21 +78,14 @@ class Keeper(pl.Callback):
     """
 
     def __init__(self, folder: Path, patience: int, stop: threading.Event) -> None:
-        self.folder, self.patience, self.stop = folder, patience, stop
-        self.best, self.bad, self.history = -1.0, 0, list[dict[str, float]]()
-        self.started = time.monotonic()
+        super().__init__(folder, stop)
+        self.patience, self.best, self.bad = patience, -1.0, 0
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "bad": self.bad, "history": self.history}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.bad, self.history = state_dict["best"], state_dict["bad"], list(state_dict["history"])
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # After the last step of an epoch its end stops the run: else the epoch would be neither measured nor recorded.
-        if self._asked(trainer) and batch_idx + 1 < int(trainer.num_training_batches):
-            self._save(trainer)
-            raise Interrupted
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         values: dict[str, float] = {
@@ -76,26 +103,13 @@ class Keeper(pl.Callback):
         self.history.append({"epoch": float(trainer.current_epoch), **values, "seconds": seconds, "scale": float(model.scale.detach())})
         if self.bad >= self.patience:
             trainer.should_stop = True
-        self._save(trainer)
-        if self._asked(trainer):
-            raise Interrupted
-
-    def _asked(self, trainer: pl.Trainer) -> bool:
-        """Whether any process was asked to stop: all have to write the checkpoint at the same step."""
-        asked = self.stop.is_set()
-        return asked if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(asked, all=False))
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        temporary = self.folder / f"{LAST}.tmp"
-        trainer.save_checkpoint(temporary)
-        if trainer.is_global_zero:
-            temporary.replace(self.folder / LAST)
+        self.end_epoch(trainer)
 
 
 class Bar(pl.Callback):
     """One line of progress on the console, and one line for each finished epoch."""
 
-    def __init__(self, console: Console, epochs: int, keeper: Keeper) -> None:
+    def __init__(self, console: Console, epochs: int, keeper: Checkpoints) -> None:
         self.console, self.epochs, self.keeper = console, epochs, keeper
         self.progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True
@@ -173,7 +187,7 @@ def fit(dataset: data.Dataset, settings: TrainSettings, folder: Path, console: C
         ConfigError: a GPU was asked for and there is none.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _quiet_libraries()
+    quiet_libraries()
     trainer, module, keeper, loaders = _prepare(dataset, settings, folder, console, stop or threading.Event())
     last = folder / LAST
     resumed = last.is_file()
@@ -216,6 +230,7 @@ def _prepare(
     return trainer, module, keeper, (train, validation)
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
+    """Lightning's notices are not for the user of a command."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)

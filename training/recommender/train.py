@@ -56,7 +56,7 @@ def train_recommender(home: Home, settings: TrainSettings, embed: Embed, console
         KeyboardInterrupt: interrupted; a checkpoint was written and the console says how to go on.
         ArtifactError: the warehouse lacks rewards or redemptions.
     """
-    torch.set_num_threads(settings.threads or _default_threads())
+    torch.set_num_threads(settings.threads or default_threads())
     began = time.monotonic()
     warehouse = Warehouse(home.warehouse)
     version = warehouse.data_version()
@@ -112,7 +112,7 @@ def _facts(fitted: Fitted, dataset: data.Dataset, seconds: float) -> dict[str, A
     }
 
 
-def _default_threads() -> int:
+def default_threads() -> int:
     """One less than the cores, 4 at most.
 
     Torch's threads wait for each other by spinning: with as many threads as cores and one other busy process, a step took about eight times

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 
 from contracts.tensors import HORIZONS_DAYS
 from training import metrics
+from training.sequence import metrics as measures
 from training.sequence.data import Samples
 from training.sequence.model import LEVEL, SequenceModel, quiet_logits, spread_of
 
@@ -128,31 +128,9 @@ def amount_power(samples: Samples, found: Raw, centre: float) -> float:
 
     def quality(power: float) -> float:
         expected = (found.spend(centre, power) * known).sum(1)
-        return rank_correlation(expected, actual) + gini(expected, actual)
+        return _of(measures.spearman(expected, actual), len(actual)) + _of(measures.gini(expected, actual), len(actual))
 
     return max(POWERS, key=quality)
-
-
-def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's, 0 where one of them is constant."""
-    x, y = rankdata(a), rankdata(b)
-    spread = x.std() * y.std()
-    return float(((x - x.mean()) * (y - y.mean())).mean() / spread) if spread > 0 else 0.0
-
-
-def gini(predicted: np.ndarray, actual: np.ndarray) -> float:
-    """Normalised Gini coefficient of an order."""
-
-    def area(order: np.ndarray) -> float:
-        return float((np.cumsum(actual[order]) / actual.sum() - np.arange(1, len(order) + 1) / len(order)).sum())
-
-    best = area(np.argsort(-actual, kind="stable"))
-    return area(np.argsort(-predicted, kind="stable")) / best if best > 0 else 0.0
-
-
-def churn_rows(samples: Samples, horizon_days: int) -> np.ndarray:
-    """bool (n,): active customers whose horizon is known."""
-    return samples.active & (samples.observed_days >= horizon_days)
 
 
 def calibrate(model: SequenceModel, samples: Samples) -> dict[str, float | list[float]]:
@@ -179,20 +157,25 @@ def calibrate(model: SequenceModel, samples: Samples) -> dict[str, float | list[
         sums[part] = spend[:, :months].sum(1)
         covered.append((inside(intervals(model, spend, mine.interval, months), actual[part]), int(part.sum())))
     _set(model, samples, found)
-    rows = churn_rows(samples, HORIZONS_DAYS[-1])
+    rows = samples.asked(HORIZONS_DAYS[-1])
     label = samples.churned(HORIZONS_DAYS[-1])[rows]
     return {
         "ece": metrics.ece(stated[rows], label),
-        "auc": auc(found.log_odds[rows, -1], label),
+        "auc": _of(measures.auc(found.log_odds[rows, -1], label), len(label)),
         "churned": float(label.mean()) if len(label) else float("nan"),
         "bias": float(sums.sum() / actual.sum() - 1.0) if actual.sum() > 0 else float("nan"),
-        "rank_correlation": rank_correlation(sums, actual),
-        "gini": gini(sums, actual),
+        "rank_correlation": _of(measures.spearman(sums, actual), len(actual)),
+        "gini": _of(measures.gini(sums, actual), len(actual)),
         "coverage": float(sum(c * n for c, n in covered if n) / max(sum(n for _, n in covered), 1)),
         "slope": model.churn_slope.tolist(),
         "amount_power": float(model.amount_power),
         "interval_scale": float(model.interval_scale),
     }
+
+
+def _of(measure: measures.Measure, n: int) -> float:
+    """A measure of all n samples, each counted once."""
+    return measure(measures.ones(n))
 
 
 def _sigmoid(z: np.ndarray) -> np.ndarray:
@@ -203,7 +186,7 @@ def _set(model: SequenceModel, samples: Samples, found: Raw) -> None:
     if not len(samples):
         return
     for i, horizon in enumerate(HORIZONS_DAYS):
-        rows = churn_rows(samples, horizon)
+        rows = samples.asked(horizon)
         model.churn_slope[i] = platt(found.log_odds[rows, i], samples.churned(horizon)[rows])[0] if rows.any() else 1.0
     _centre(model, samples, found, amount_power(samples, found, _typical(found)))
     spend = found.spend(float(model.amount_centre), float(model.amount_power)) * float(model.spend_scale)
@@ -232,12 +215,3 @@ def take_over(model: SequenceModel, early: SequenceModel, now: Samples) -> None:
     model.interval_scale.copy_(early.interval_scale)
     if len(now):
         _centre(model, now, raw(model, now), float(early.amount_power))
-
-
-def auc(score: np.ndarray, label: np.ndarray) -> float:
-    """Area under the ROC curve; not a number where one class is missing."""
-    ones = int(label.sum())
-    zeros = len(label) - ones
-    if not ones or not zeros:
-        return float("nan")
-    return float((rankdata(score)[label].sum() - ones * (ones + 1) / 2) / (ones * zeros))

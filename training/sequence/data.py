@@ -66,6 +66,10 @@ class Samples:
         """bool (n,): no purchase within the horizon. Only meaningful where `observed_days` >= horizon_days."""
         return self.next_purchase_days >= horizon_days
 
+    def asked(self, horizon_days: int) -> np.ndarray:
+        """bool (n,): whose churn is asked for and known: active, and seen for the whole horizon."""
+        return self.active & (self.observed_days >= horizon_days)
+
     def spent(self, days: int) -> np.ndarray:
         """float64 (n,): net spend of the whole months of 30.4375 days that lie within `days`."""
         return self.monthly_spend[:, : months_in(days)].sum(1, dtype=np.float64)

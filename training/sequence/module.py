@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import Tensor
 
 from contracts.errors import ArtifactError, ConfigError
-from training.recommender.fitting import LAST, Bar, Interrupted, _quiet_libraries
+from training.recommender.fitting import LAST, Bar, Checkpoints, quiet_libraries
 from training.sequence import losses
 from training.sequence.data import Samples
 from training.sequence.model import SequenceModel
@@ -115,15 +115,8 @@ class SequenceModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class Keeper(pl.Callback):
-    """A checkpoint after each pass and on interruption.
-
-    Attributes:
-        history: loss and seconds of each pass.
-    """
-
-    def __init__(self, folder: Path, stop: threading.Event) -> None:
-        self.folder, self.stop, self.history, self.started = folder, stop, list[dict[str, float]](), time.monotonic()
+class Keeper(Checkpoints):
+    """Checkpoints, and loss and seconds of each pass."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history}
@@ -131,35 +124,17 @@ class Keeper(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history = list(state_dict["history"])
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self._asked(trainer) and batch_idx + 1 < int(trainer.num_training_batches):
-            self._save(trainer)
-            raise Interrupted
-
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         loss, seconds = float(trainer.callback_metrics["train_loss"]), round(time.monotonic() - self.started, 3)
         self.history.append({"epoch": float(trainer.current_epoch), "train_loss": loss, "seconds": seconds})
-        self._save(trainer)
-        if self._asked(trainer):
-            raise Interrupted
-
-    def _asked(self, trainer: pl.Trainer) -> bool:
-        """Whether any process was asked to stop: all have to write the checkpoint at the same step."""
-        asked = self.stop.is_set()
-        return asked if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(asked, all=False))
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        temporary = self.folder / f"{LAST}.tmp"
-        trainer.save_checkpoint(temporary)
-        if trainer.is_global_zero:
-            temporary.replace(self.folder / LAST)
+        self.end_epoch(trainer)
 
 
 class Progress(Bar):
     """The recommender's bar, with a line for each pass that says what this one measures."""
 
     def __init__(self, console: Console, epochs: int, keeper: Keeper, what: str) -> None:
-        super().__init__(console, epochs, keeper)  # type: ignore[arg-type]  # reads `started` only
+        super().__init__(console, epochs, keeper)
         self.what = what
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -186,7 +161,7 @@ def fit(
         model.load_state_dict(kept["model"])
         model.eval()
         return [dict(row) for row in kept["history"]]
-    _quiet_libraries()
+    quiet_libraries()
     pl.seed_everything(settings.seed, verbose=False)
     gpu = settings.accelerator == "gpu" or (settings.accelerator == "auto" and torch.cuda.is_available())
     if gpu and not torch.cuda.is_available():

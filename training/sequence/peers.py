@@ -101,7 +101,7 @@ class Peer(Protocol):
 
 def churn_rows(samples: Samples, horizon_days: int) -> np.ndarray:
     """int64: the samples whose churn is asked for and known: active, and seen for the whole horizon."""
-    return np.flatnonzero(samples.active & (samples.observed_days >= horizon_days))
+    return np.flatnonzero(samples.asked(horizon_days))
 
 
 def value_months(samples: Samples, months: int, least: int = 200) -> int:

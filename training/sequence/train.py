@@ -19,7 +19,7 @@ from contracts.paths import Home
 from contracts.sequence import MODEL_NAME, BaseRates, ChurnDefinition, Forecasting
 from features import weekly
 from training.recommender.fitting import Interrupted, stop_on_signal
-from training.recommender.train import _default_threads
+from training.recommender.train import default_threads
 from training.registry import Registry, code_version
 from training.sequence import artifacts, data, fit
 from training.sequence.artifacts import Trained
@@ -51,7 +51,7 @@ def train_sequence(home: Home, settings: SequenceSettings, console: Console, fre
         KeyboardInterrupt: interrupted; checkpoints were written and the console says how to go on.
         ArtifactError: too little history.
     """
-    torch.set_num_threads(settings.threads or _default_threads())
+    torch.set_num_threads(settings.threads or default_threads())
     began = time.monotonic()
     warehouse = Warehouse(home.warehouse)
     version = warehouse.data_version()

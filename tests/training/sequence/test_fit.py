@@ -17,7 +17,7 @@ from contracts.errors import ArtifactError, ConfigError
 from contracts.tensors import SEQUENCE, STATIC_COUNT
 from features.weekly import STATICS
 from training.recommender.fitting import LAST, Interrupted
-from training.sequence import calibrate, data, fit, module
+from training.sequence import calibrate, data, fit, metrics, module
 from training.sequence.fit import Fitted
 from training.sequence.model import FactorsModel
 from training.sequence.settings import SequenceSettings
@@ -56,10 +56,10 @@ def test_it_knows_more_than_chance_and_nothing_of_later(shop: duckdb.DuckDBPyCon
     assert int((fitted.train.as_of_day + fitted.train.observed_days).max()) <= day
     assert int(fitted.now.observed_days.max()) == 0
     test = data.build(shop, [day], day + 91)
-    rows = calibrate.churn_rows(test, 90)
+    rows = test.asked(90)
     outputs = fitted.predict(test, 3)
-    assert calibrate.auc(outputs["churn"][rows, 2], test.churned(90)[rows]) > 0.6
-    assert calibrate.rank_correlation(outputs["spend"][:, :3].sum(1), test.spent(91)) > 0.3
+    assert metrics.auc(outputs["churn"][rows, 2], test.churned(90)[rows])(metrics.ones(int(rows.sum()))) > 0.6
+    assert metrics.spearman(outputs["spend"][:, :3].sum(1), test.spent(91))(metrics.ones(len(test))) > 0.3
     assert {t.name for t in SEQUENCE.outputs} == set(outputs)
 
 
@@ -177,9 +177,5 @@ def test_platt_finds_the_slope_and_little_data_moves_it_little() -> None:
     assert abs(few - 1) < abs(calibrate.platt(z[:20], label[:20], prior=1.0)[0] - 1)
 
 
-def test_measures_without_information_are_neutral() -> None:
-    assert np.isnan(calibrate.auc(np.arange(3.0), np.ones(3, bool)))
-    assert calibrate.rank_correlation(np.ones(4), np.arange(4.0)) == 0.0
-    assert calibrate.gini(np.arange(4.0), np.ones(4)) == 0.0
-    assert calibrate.gini(np.arange(4.0), np.arange(4.0)) == pytest.approx(1.0)
+def test_an_interval_of_nobody_holds_no_share() -> None:
     assert np.isnan(calibrate.inside(np.zeros((0, 2)), np.zeros(0)))
