@@ -10,6 +10,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from benchmarks.harness import record, write_json
 PACKAGES = ("torch", "numpy", "implicit", "duckdb", "pytorch-lightning")
 
 
-def measured(data: str, home: Path) -> dict[str, Any]:
+def measured(model: str, data: str, home: Path) -> dict[str, Any]:
     """The scorecard of one data set, in a process of its own."""
-    command = [sys.executable, "-m", "regulars", "evaluate", "recommender", "--data", data, "--home", str(home), "--json"]
+    command = [sys.executable, "-m", "regulars", "evaluate", model, "--data", data, "--home", str(home), "--json"]
     found: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return found
 
@@ -34,16 +35,17 @@ def keep(result: dict[str, Any]) -> Path:
     return write_json(name, {**record(question, {"seed": result["seed"]}, PACKAGES), "result": result})
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="*", help="names or folders, as for regulars evaluate recommender --data")
+def run(model: str, keep: Callable[[dict[str, Any]], Path], description: str | None) -> None:
+    """Command line of the scorecard of a model: what `regulars evaluate <model>` takes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="*", help=f"names or folders, as for regulars evaluate {model} --data")
     parser.add_argument("--home", type=Path, default=Path("var"), help="where imports are kept")
     parser.add_argument("--taken", type=Path, action="append", default=[], help="a file that holds the JSON object already")
     asked = parser.parse_args()
-    for result in [*(json.loads(f.read_text(encoding="utf-8")) for f in asked.taken), *(measured(d, asked.home) for d in asked.data)]:
+    taken = [json.loads(f.read_text(encoding="utf-8")) for f in asked.taken]
+    for result in [*taken, *(measured(model, d, asked.home) for d in asked.data)]:
         print(f"Written: {keep(result)}")
 
 
 if __name__ == "__main__":
-    main()
+    run("recommender", keep, __doc__)
