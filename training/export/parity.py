@@ -25,11 +25,15 @@ Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 TOLERANCE = 2e-5
 """float32 against float32: sums of some hundred products in another order differ by about 1e-6; vectors have length 1."""
-TOLERANCES = dict.fromkeys(("churn", "silent_by", "purchase_probability", "impacts", "reference"), 1e-5) | {
-    "spend": 1e-4,
-    "spend_interval": 1e-4,
+TOLERANCES = dict.fromkeys(("churn", "silent_by", "purchase_probability", "impacts", "reference"), 1e-4) | {
+    "spend": 5e-4,
+    "spend_interval": 5e-4,
 }
-"""Of tensors that have one of their own: probabilities, absolute; money, which is an exponential, relative to the row's largest amount."""
+"""Of tensors that have one of their own: probabilities, absolute; money, which is an exponential, relative to the row's largest amount.
+
+Hundreds of purchases times the logarithm of a ratio, in float32, move a logit by some 1e-5 between two orders of summation; trained models
+were seen at 1.2e-5 for probabilities and 5.1e-5 for money.
+"""
 FP16_TOLERANCE = 1e-2
 """float16 keeps 11 bits: half a thousandth for each of some dozen roundings on values of about 1."""
 BATCHES = (1, 7)
