@@ -310,9 +310,22 @@ class OperationalStore:
     def _prepare_sqlite(self, connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver begins nothing; `_beginner` does
         cursor = connection.cursor()
-        for pragma in (f"busy_timeout={int(self._timeout_s * 1000)}", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        for pragma in (f"busy_timeout={int(self._timeout_s * 1000)}", "synchronous=NORMAL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
+        connection.run_async(self._into_wal)
+
+    async def _into_wal(self, driver: Any) -> None:
+        """Write-ahead log. Of two connections that change a new file at once, SQLite fails one without waiting: it tries again."""
+        until = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                await driver.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > until:
+                    raise
+                await asyncio.sleep(0.02)
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:

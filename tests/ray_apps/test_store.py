@@ -172,6 +172,29 @@ async def test_sqlite_runs_in_wal_mode_with_our_pragmas(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_many_open_a_new_sqlite_file_at_once(tmp_path: Path) -> None:
+    async def first_use(file: Path) -> None:
+        store = OperationalStore(f"sqlite:///{file}")
+        async with store.transaction():
+            pass
+        await store.close()
+
+    for i in range(25):  # one in twelve failed before connections tried again
+        await asyncio.gather(*(first_use(tmp_path / f"{i}.db") for _ in range(8)))
+
+
+async def test_a_file_that_stays_locked_is_an_upstream_error(tmp_path: Path) -> None:
+    file = tmp_path / "x.db"
+    holder = sqlite3.connect(file, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    store = OperationalStore(f"sqlite:///{file}", timeout_s=0.1)
+    with pytest.raises(UpstreamError, match="OperationalError"):
+        async with store.transaction():
+            pass
+    holder.close()
+    await store.close()
+
+
 @given(st.datetimes(min_value=datetime(1900, 1, 1), max_value=datetime(2200, 1, 1)))
 @settings(max_examples=50, deadline=None)
 def test_micros_are_exact(when: datetime) -> None:
