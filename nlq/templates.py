@@ -4,6 +4,8 @@ Each has the SQL that answers it, so that nothing is offered which the schema ca
 does not read this file.
 """
 
+# ruff: noqa: S608 - SQL is put together from constants of this file only
+
 from __future__ import annotations
 
 import re
@@ -57,7 +59,8 @@ PARAMETERS: dict[str, Parameter] = {
     "product": Parameter(
         "House Blend",
         "a product's name",
-        "SELECT p.name FROM transaction_items i JOIN products p ON p.product_id = i.product_id GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 5",
+        "SELECT p.name FROM transaction_items i JOIN products p ON p.product_id = i.product_id "
+        "GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 5",
     ),
     "reward": Parameter(
         "Free Coffee",
@@ -197,7 +200,8 @@ TEMPLATES: tuple[Template, ...] = (
              "nullif(count(*) FILTER (WHERE e.event_type = 'offer_received'), 0) AS redemption_rate "
              "FROM events e JOIN rewards r ON r.reward_id = e.reward_id GROUP BY 1 ORDER BY 2 DESC"),
     Template("rewards-redemptions-month", "rewards", "How many rewards were redeemed each month?",
-             f"SELECT date_trunc('month', e.occurred_at) AS month, count(*) AS redemptions FROM events e WHERE {_REDEEMED} GROUP BY 1 ORDER BY 1"),
+             f"SELECT date_trunc('month', e.occurred_at) AS month, count(*) AS redemptions FROM events e WHERE {_REDEEMED} "
+             "GROUP BY 1 ORDER BY 1"),
     Template("rewards-never", "rewards", "Which rewards have never been redeemed?",
              "SELECT r.reward_id, r.name FROM rewards r WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.reward_id = r.reward_id "
              f"AND {_REDEEMED})"),
@@ -239,7 +243,8 @@ TEMPLATES: tuple[Template, ...] = (
     Template("purchases-basket", "purchases", "What is the average basket value by channel?",
              "SELECT channel, avg(amount) AS average_basket FROM transactions GROUP BY 1 ORDER BY 2 DESC"),
     Template("purchases-weekly", "purchases", "How many customers bought something each week?",
-             "SELECT date_trunc('week', occurred_at) AS week, count(DISTINCT customer_id) AS customers FROM transactions GROUP BY 1 ORDER BY 1"),
+             "SELECT date_trunc('week', occurred_at) AS week, count(DISTINCT customer_id) AS customers FROM transactions "
+             "GROUP BY 1 ORDER BY 1"),
     Template("purchases-compare-month", "purchases", "Compare revenue this month with last month.",
              f"SELECT sum(amount) FILTER (WHERE {_this('occurred_at', 'month')}) AS this_month, "
              f"sum(amount) FILTER (WHERE {_last('occurred_at', 'month')}) AS last_month FROM transactions"),
@@ -270,12 +275,14 @@ TEMPLATES: tuple[Template, ...] = (
              "SELECT avg(price) AS average_price FROM products WHERE category = '{category}'"),
     Template("products-of-one", "products", "How many pieces of {product} were sold last month?",
              "SELECT coalesce(sum(i.quantity), 0) AS sold FROM transaction_items i JOIN products p ON p.product_id = i.product_id "
-             f"JOIN transactions t ON t.transaction_id = i.transaction_id WHERE p.name = '{{product}}' AND {_last('t.occurred_at', 'month')}"),
+             f"JOIN transactions t ON t.transaction_id = i.transaction_id "
+             f"WHERE p.name = '{{product}}' AND {_last('t.occurred_at', 'month')}"),
     Template("products-count", "products", "How many products are there in each category?",
              "SELECT category, count(*) AS products FROM products GROUP BY 1 ORDER BY 2 DESC"),
     # --- engagement ---
     Template("engagement-opens", "engagement", "How many app opens were there each week?",
-             "SELECT date_trunc('week', occurred_at) AS week, count(*) AS app_opens FROM events WHERE event_type = 'app_open' GROUP BY 1 ORDER BY 1"),
+             "SELECT date_trunc('week', occurred_at) AS week, count(*) AS app_opens FROM events WHERE event_type = 'app_open' "
+             "GROUP BY 1 ORDER BY 1"),
     Template("engagement-email-rate", "engagement", "What is our e-mail open rate?",
              "SELECT count(*) FILTER (WHERE event_type = 'email_open') / nullif(count(*) FILTER (WHERE event_type = 'email_sent'), 0) "
              "AS open_rate FROM events"),
@@ -290,7 +297,8 @@ TEMPLATES: tuple[Template, ...] = (
              "SELECT c.customer_id FROM customers c WHERE c.membership_tier = upper('{tier}') AND NOT EXISTS (SELECT 1 FROM events e "
              "WHERE e.customer_id = c.customer_id AND e.event_type = 'app_open')"),
     Template("engagement-points", "engagement", "How many points were earned each month?",
-             "SELECT date_trunc('month', occurred_at) AS month, sum(value) AS points FROM events WHERE event_type = 'points_earned' GROUP BY 1 ORDER BY 1"),
+             "SELECT date_trunc('month', occurred_at) AS month, sum(value) AS points FROM events WHERE event_type = 'points_earned' "
+             "GROUP BY 1 ORDER BY 1"),
     Template("engagement-referrals", "engagement", "Which {n} customers made the most referrals?",
              "SELECT customer_id, count(*) AS referrals FROM events WHERE event_type = 'referral' GROUP BY 1 ORDER BY 2 DESC LIMIT {n}"),
     # --- support ---
@@ -301,7 +309,8 @@ TEMPLATES: tuple[Template, ...] = (
     Template("support-hours", "support", "How long does it take to resolve a {issue} ticket on average?",
              "SELECT avg(resolution_hours) AS resolution_hours FROM tickets WHERE issue_type = '{issue}'"),
     Template("support-negative", "support", "Which customers wrote more than one negative ticket?",
-             "SELECT customer_id, count(*) AS tickets FROM tickets WHERE sentiment = 'NEGATIVE' GROUP BY 1 HAVING count(*) > 1 ORDER BY 2 DESC"),
+             "SELECT customer_id, count(*) AS tickets FROM tickets WHERE sentiment = 'NEGATIVE' GROUP BY 1 "
+             "HAVING count(*) > 1 ORDER BY 2 DESC"),
     Template("support-rating-channel", "support", "What is the average ticket rating by channel?",
              "SELECT channel, avg(rating) AS rating FROM tickets GROUP BY 1 ORDER BY 2 DESC"),
     Template("support-sentiment", "support", "How is the sentiment of tickets spread over issue types?",
@@ -317,7 +326,8 @@ TEMPLATES: tuple[Template, ...] = (
              "nullif(count(*) FILTER (WHERE e.event_type = 'offer_received'), 0) AS view_rate FROM events e JOIN campaigns k "
              "ON k.campaign_id = e.campaign_id GROUP BY 1 ORDER BY 2 DESC"),
     Template("campaigns-running", "campaigns", "Which campaigns are running now?",
-             f"SELECT campaign_id, name, ended_at FROM campaigns WHERE started_at <= {AS_OF} AND (ended_at IS NULL OR ended_at >= {AS_OF})"),
+             f"SELECT campaign_id, name, ended_at FROM campaigns "
+             f"WHERE started_at <= {AS_OF} AND (ended_at IS NULL OR ended_at >= {AS_OF})"),
     Template("campaigns-reached", "campaigns", "How many customers received an offer of {campaign}?",
              "SELECT count(DISTINCT e.customer_id) AS customers FROM events e JOIN campaigns k ON k.campaign_id = e.campaign_id "
              "WHERE e.event_type = 'offer_received' AND k.name = '{campaign}'"),
