@@ -9,6 +9,7 @@ StackError
     Forbidden        a valid key, but not for this
     Conflict         the same id with other content
     TooLarge         a body over the limit
+    QueryRefused     SQL that may not be run; `reason` says which rule
   ArtifactError    missing, stale or mismatched file                       exit 3
   UpstreamError    Triton, index or database, 5xx                          exit 4
     UpstreamTimeout  no answer within the deadline
@@ -107,6 +108,22 @@ class ArtifactError(StackError):
     title = "Model or data file not usable"
     slug = "artifact"
     exit_code = 3
+
+
+class QueryRefused(ContractError):
+    """A query that may not be run, or that ran into its bounds.
+
+    Args:
+        message: what is wrong with it, what is allowed, what to do.
+        reason: one word for machines, of those that `nlq.guard.REASONS` lists.
+    """
+
+    title = "Query refused"
+    slug = "query-refused"
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class UpstreamError(StackError):
