@@ -32,7 +32,7 @@ API_EVENT_TYPES = ("purchase", "feedback", "ticket", *EVENT_TYPES)
 """What an event's `eventType` may be: the warehouse's own types, and three that land elsewhere or under another name."""
 REWARD_EVENT_TYPES = ("redemption", "reward_dismissed")
 TIMES_OF_DAY = ("morning", "afternoon", "evening", "night")
-ROLES = ("app", "analyst", "admin")
+ROLES = ("app", "analyst", "private_reader", "admin")
 
 # Written as ranges, not as \p{C}: the same pattern must mean the same in Rust (Pydantic), Python and ECMAScript (OpenAPI readers).
 _UNSEEN = r"\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\uffff"
@@ -94,7 +94,7 @@ Time = Annotated[datetime, BeforeValidator(_iso_time, json_schema_input_type=dat
 Metadata = Annotated[dict[str, Any], AfterValidator(_plain_json)]
 Coverage = Literal["full", "sparse", "cold_start"]
 FeedbackType = Literal["IMPRESSION", "CLICK", "CONVERSION", "NEGATIVE_FEEDBACK"]
-Role = Literal["app", "analyst", "admin"]
+Role = Literal["app", "analyst", "private_reader", "admin"]
 Objective = Literal["redemption", "expected_value", "clv"]
 """What the order of an answer maximises."""
 OfferKind = Literal[REWARD_TYPES]  # type: ignore[valid-type]

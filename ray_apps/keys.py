@@ -30,7 +30,8 @@ class Caller:
     """Who sends a request: one key of one business.
 
     Attributes:
-        role: `app` (recommendations, events, feedback), `analyst` (and reports), `admin` (and models, privacy).
+        role: `app` (recommendations, events, feedback), `analyst` (and reports, questions), `private_reader` (and private
+            columns in answers to questions), `admin` (and models, privacy).
     """
 
     business_id: str
@@ -55,7 +56,7 @@ def secret_hash(secret: str) -> str:
 
 
 def require(caller: Caller, role: str) -> None:
-    """Raise Forbidden unless the caller's role is at least `role`: app < analyst < admin."""
+    """Raise Forbidden unless the caller's role is at least `role`: app < analyst < private_reader < admin."""
     if ROLES.index(caller.role) < ROLES.index(role):
         raise Forbidden(
             f"key {caller.key_id} has role {caller.role}, this needs {role}. Use a key with that role: regulars key create --role {role}"

@@ -21,7 +21,7 @@ DOCUMENTED: tuple[tuple[type[BaseModel], Any], ...] = (
     (api.BatchJob, "serialization"),
     (api.AtRiskResponse, "serialization"),
 )
-ANALYSTS = ("analyst", "admin")
+ANALYSTS = ("analyst", "private_reader", "admin")
 """Reports over all customers are for them; the key of an app is not enough."""
 DEFAULT_LIMIT, CSV = 100, "text/csv"
 YesNo = Literal["true", "false"]

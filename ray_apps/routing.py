@@ -16,7 +16,7 @@ from ray_apps.keys import Caller
 from ray_apps.metrics import Stopwatch
 
 JSON = "application/json"
-WRITERS, READERS = ("app", "admin"), ("app", "analyst", "admin")
+WRITERS, READERS = ("app", "admin"), ("app", "analyst", "private_reader", "admin")
 
 
 class UnsupportedMediaError(ContractError):

@@ -84,7 +84,7 @@ api_keys = sa.Table(
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("created_at", Micros, nullable=False),
     sa.Column("revoked_at", Micros),
-    sa.CheckConstraint("role IN ('app', 'analyst', 'admin')", name="api_keys_role"),
+    sa.CheckConstraint("role IN ('app', 'analyst', 'private_reader', 'admin')", name="api_keys_role"),
 )
 inbox = sa.Table(
     "inbox",

@@ -151,7 +151,7 @@ async def test_the_cache_is_bounded_and_wrong_keys_push_out_no_good_one(store: O
 
 
 def test_each_role_may_do_what_those_before_it_may() -> None:
-    order = ["app", "analyst", "admin"]
+    order = ["app", "analyst", "private_reader", "admin"]
     for i, mine in enumerate(order):
         for j, needed in enumerate(order):
             caller = Caller("biz-1", mine, "k")
