@@ -121,7 +121,7 @@ class QueryRefused(ContractError):
     title = "Query refused"
     slug = "query-refused"
 
-    def __init__(self, message: str, reason: str) -> None:
+    def __init__(self, message: str, reason: str = "cannot_run") -> None:
         super().__init__(message)
         self.reason = reason
 
