@@ -310,8 +310,9 @@ class Automaton:
         return _columns_of(tables, ("number",))
 
     def _take_target(self, token: str, fn: str, base: str) -> None:
-        if not self.base:
-            self.base = token.split(".")[0]
+        table = token.split(".")[0]
+        if not self.base or (self.base in UP[table] and table not in UP[self.base]):
+            self.base = table  # the table with more rows, which reaches the other
         self.column = "" if fn in ("count", "distinct") else token
         self.nested_base = token.split(".")[0]
 
@@ -529,6 +530,20 @@ class Automaton:
 # ---- tokens to tree and back
 
 
+def _base(metrics: Sequence[Metric]) -> str:
+    """The table whose rows are counted: of the first metric's tables, the one that reaches the other."""
+    found = ""
+    for m in metrics:
+        for table in _tables_of(m):
+            if not found or (found in UP[table] and table not in UP[found]):
+                found = table
+    return found
+
+
+def _tables_of(m: Metric) -> list[str]:
+    return [m.table] if isinstance(m, Simple) else [t for p in m.parts for t in _tables_of(p)]
+
+
 class _Reader:
     def __init__(self, tokens: Sequence[str]) -> None:
         self.tokens, self.at = tokens, 0
@@ -554,7 +569,7 @@ class _Reader:
         for read in (self.dimension, self.condition, self.having):
             parts.append(() if self.ended() else self.until(read))
         order = None if self.ended() else self.order()
-        return Program("agg", metrics[0].table, (), metrics, *parts, order=order)  # type: ignore[arg-type]
+        return Program("agg", _base(metrics), (), metrics, *parts, order=order)  # type: ignore[arg-type]
 
     def ended(self) -> bool:
         return self.peek() == "end"

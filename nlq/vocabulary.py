@@ -26,6 +26,9 @@ from nlq.types import ColumnKind
 
 Type = Literal["id", "text", "enum", "number", "time", "date", "flag"]
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+)  # fmt: skip
 FACTORS = ("recency", "frequency", "monetary", "engagement", "redemption", "tenure", "feedback", "season")
 
 
@@ -77,12 +80,14 @@ def fields() -> dict[str, Field]:
         _f(c, "location", "text", "category", open=True), _f(c, "membership_tier", "enum", "category", values=TIERS),
         _f(c, "points_balance", "number", "number"), _f(c, "consent_personalization", "flag", "flag"),
         _f(c, "tenure_days", "number", "number", virtual=True),
+        _f(c, "birth_month", "enum", "category", values=MONTHS, virtual=True, private=True),
         _f(p, "product_id", "id", "id", open=True), _f(p, "name", "text", "name", open=True), _f(p, "brand", "text", "category", open=True),
         _f(p, "category", "text", "category", open=True), _f(p, "price", "number", "money"),
         _f(r, "reward_id", "id", "id", open=True), _f(r, "name", "text", "name", open=True), _f(r, "description", "text", "text"),
         _f(r, "category", "text", "category", open=True), _f(r, "reward_type", "enum", "category", values=REWARD_TYPES),
         _f(r, "points_cost", "number", "number"), _f(r, "face_value", "number", "money"), _f(r, "difficulty", "number", "money"),
         _f(r, "valid_from", "time", "time"), _f(r, "valid_to", "time", "time", ahead=True), _f(r, "inventory", "number", "number"),
+        _f(r, "active", "flag", "flag", virtual=True), _f(r, "expired", "flag", "flag", virtual=True),
         _f(t, "transaction_id", "id", "id", open=True), _f(t, "customer_id", "id", "id"), _f(t, "occurred_at", "time", "time"),
         _f(t, "amount", "number", "money"), _f(t, "discount_amount", "number", "money"),
         _f(t, "channel", "enum", "category", values=PURCHASE_CHANNELS), _f(t, "store", "text", "category", open=True),
@@ -92,6 +97,7 @@ def fields() -> dict[str, Field]:
         _f(e, "event_id", "id", "id"), _f(e, "customer_id", "id", "id"), _f(e, "occurred_at", "time", "time"),
         _f(e, "event_type", "enum", "category", values=EVENT_TYPES), _f(e, "reward_id", "id", "id"), _f(e, "campaign_id", "id", "id"),
         _f(e, "channel", "enum", "category", values=CHANNELS), _f(e, "value", "number", "number"),
+        _f(e, "from_tier", "enum", "category", values=TIERS, virtual=True), _f(e, "to_tier", "enum", "category", values=TIERS, virtual=True),
         _f(k, "ticket_id", "id", "id", open=True), _f(k, "customer_id", "id", "id"), _f(k, "created_at", "time", "time"),
         _f(k, "channel", "enum", "category", values=CHANNELS), _f(k, "issue_type", "enum", "category", values=ISSUE_TYPES),
         _f(k, "rating", "number", "number"), _f(k, "resolution_hours", "number", "number"), _f(k, "text", "text", "text"),
@@ -99,6 +105,7 @@ def fields() -> dict[str, Field]:
         _f(m, "campaign_id", "id", "id", open=True), _f(m, "name", "text", "name", open=True),
         _f(m, "channel", "enum", "category", values=CHANNELS), _f(m, "started_at", "time", "time"),
         _f(m, "ended_at", "time", "time"), _f(m, "budget", "number", "money"), _f(m, "duration_days", "number", "number", virtual=True),
+        _f(m, "running", "flag", "flag", virtual=True),
         _f(s, "segment_id", "id", "id", open=True), _f(s, "name", "text", "name", open=True), _f(s, "description", "text", "text"),
         _f(s, "size", "number", "number"), _f(s, "average_clv", "number", "money"), _f(s, "churn_rate", "number", "fraction"),
         _f(s, "redemption_rate", "number", "fraction"), _f(s, "updated_at", "time", "time"),

@@ -1,0 +1,293 @@
+"""Time words of a question, relative to the warehouse's as-of time: "last 30 days" rolls back from it, "last month" is the calendar's.
+
+Every window is half-open, [start, end), in UTC. Weeks start on Monday.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+MONTHS = {
+    name: number + 1
+    for number, names in enumerate(
+        ("january jan", "february feb", "march mar", "april apr", "may", "june jun", "july jul", "august aug", "september sept sep",
+         "october oct", "november nov", "december dec")
+    )
+    for name in names.split()
+}  # fmt: skip
+UNITS = ("hour", "day", "week", "fortnight", "month", "quarter", "year")
+SMALL = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())}
+SMALL |= {"a": 1, "an": 1, "couple of": 2, "a couple of": 2, "few": 3, "a few": 3, "fourteen": 14, "fifteen": 15, "eighteen": 18, "twenty": 20,
+          "twenty four": 24, "thirty": 30, "forty five": 45, "sixty": 60, "ninety": 90, "hundred": 100, "a hundred": 100}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of time a question speaks of.
+
+    Attributes:
+        start, end: [start, end), None where open.
+        ahead: the same words read forwards, for columns that lie in the future ("expire in 30 days"); None where they only look back.
+        days: the length, where the words name one ("60 days"); it may then also serve as a number.
+        label: the words, for interpretations and column names.
+    """
+
+    start: datetime | None
+    end: datetime | None
+    label: str
+    ahead: tuple[datetime | None, datetime | None] | None = None
+    days: float | None = None
+
+
+def add_months(t: datetime, months: int) -> datetime:
+    """The same day of another month, or its last day."""
+    index = t.year * 12 + t.month - 1 + months
+    year, month = divmod(index, 12)
+    for day in (t.day, 30, 29, 28):
+        try:
+            return t.replace(year=year, month=month + 1, day=day)
+        except ValueError:
+            continue
+    raise AssertionError("every month has 28 days")
+
+
+def shift(t: datetime, count: float, unit: str) -> datetime:
+    """t moved by so many units; whole months and years by the calendar."""
+    if unit in ("month", "quarter", "year"):
+        return add_months(t, int(count * {"month": 1, "quarter": 3, "year": 12}[unit]))
+    return t + timedelta(days=count * {"hour": 1 / 24, "day": 1, "week": 7, "fortnight": 14}[unit])
+
+
+def floor(t: datetime, unit: str) -> datetime:
+    """Start of the calendar unit that holds t."""
+    day = t.replace(hour=0, minute=0, second=0, microsecond=0)
+    if unit == "hour":
+        return t.replace(minute=0, second=0, microsecond=0)
+    if unit in ("week", "fortnight"):
+        return day - timedelta(days=day.weekday())
+    if unit == "month":
+        return day.replace(day=1)
+    if unit == "quarter":
+        return day.replace(month=(day.month - 1) // 3 * 3 + 1, day=1)
+    return day.replace(month=1, day=1) if unit == "year" else day
+
+
+def unit_days(unit: str) -> float:
+    return {"hour": 1 / 24, "day": 1, "week": 7, "fortnight": 14, "month": 30, "quarter": 90, "year": 365}[unit]
+
+
+_NUMBER = r"(?P<n>\d+|" + "|".join(sorted((re.escape(w) for w in SMALL), key=len, reverse=True)) + ")"
+_UNIT = r"(?P<unit>hours?|hrs?|days?|d|weeks?|wks?|wk|fortnights?|months?|mos?|mths?|quarters?|qtrs?|years?|yrs?)"
+_MONTH = r"(?P<month>" + "|".join(sorted(MONTHS, key=len, reverse=True)) + r")\.?"
+_YEAR = r"(?P<year>(?:19|20)\d\d)"
+_ISO = r"(?:19|20)\d\d-\d\d?-\d\d?"
+_DAY = r"(?:(?:the )?\d{1,2}(?:st|nd|rd|th)?)"
+_POINT = (
+    rf"(?:{_ISO}|{_DAY} (?:of )?MONTH(?:,? (?:19|20)\d\d)?|MONTH {_DAY}(?:,? (?:19|20)\d\d)?|MONTH,?(?: of)? (?:19|20)\d\d|MONTH|q[1-4](?: (?:19|20)\d\d)?|"
+    r"(?:19|20)\d\d-\d\d?|(?:19|20)\d\d|yesterday|today|(?:last|this) (?:week|month|quarter|year)|the (?:start|beginning) of (?:the|this) (?:week|month|quarter|year))"
+).replace("MONTH", "(?:" + "|".join(sorted(MONTHS, key=len, reverse=True)) + r")\.?")
+
+
+def _unit(text: str) -> str:
+    t = text.rstrip("s")
+    return {"hr": "hour", "d": "day", "wk": "week", "mo": "month", "mth": "month", "qtr": "quarter", "yr": "year"}.get(t, t)
+
+
+def _count(text: str | None) -> float:
+    if not text:
+        return 1
+    return float(text) if text.isdigit() else float(SMALL[text])
+
+
+def _point(text: str, now: datetime) -> tuple[datetime, datetime] | None:
+    """[start, end) of a date, month, quarter, year or named period."""
+    text = text.strip().lower().replace("the ", "", 1) if text.lower().startswith("the ") else text.strip().lower()
+    if m := re.fullmatch(r"(\d{4})-(\d{1,2})-(\d{1,2})", text):
+        start = _date(*(int(g) for g in m.groups()))
+        return start and (start, start + timedelta(days=1))
+    if m := re.fullmatch(r"(\d{4})-(\d{1,2})", text):
+        start = _date(int(m[1]), int(m[2]), 1)
+        return start and (start, add_months(start, 1))
+    if re.fullmatch(r"\d{4}", text):
+        return datetime(int(text), 1, 1, tzinfo=UTC), datetime(int(text) + 1, 1, 1, tzinfo=UTC)
+    if m := re.fullmatch(r"q([1-4])(?: (\d{4}))?", text):
+        year = int(m[2]) if m[2] else now.year
+        start = datetime(year, int(m[1]) * 3 - 2, 1, tzinfo=UTC)
+        if not m[2] and start > now:
+            start = add_months(start, -12)
+        return start, add_months(start, 3)
+    if text in ("today", "yesterday"):
+        start = floor(now, "day") - timedelta(days=text == "yesterday")
+        return start, start + timedelta(days=1)
+    if m := re.fullmatch(r"(last|this) (week|month|quarter|year)", text):
+        start = floor(now, m[2])
+        return (start, shift(start, 1, m[2])) if m[1] == "this" else (shift(start, -1, m[2]), start)
+    if m := re.fullmatch(r"(?:start|beginning) of (?:the|this) (week|month|quarter|year)", text):
+        start = floor(now, m[1])
+        return start, start + timedelta(days=1)
+    words = re.sub(r"[.,]| of\b|(?<=\d)(?:st|nd|rd|th)", "", text).split()
+    month = next((MONTHS[w] for w in words if w in MONTHS), None)
+    if month is None:
+        return None
+    numbers = [int(w) for w in words if w.isdigit()]
+    years = [n for n in numbers if n > 1900]
+    days = [n for n in numbers if n <= 31]
+    year = years[0] if years else now.year
+    start = _date(year, month, days[0] if days else 1)
+    if start is None:
+        return None
+    if not years and start > now:
+        start = add_months(start, -12)
+    return start, start + timedelta(days=1) if days else add_months(start, 1)
+
+
+def _date(year: int, month: int, day: int) -> datetime | None:
+    try:
+        return datetime(year, month, day, tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def _since(m: re.Match[str], now: datetime) -> Window | None:
+    at = _point(m["point"], now)
+    return at and Window(at[0], None, m[0], (at[0], None))
+
+
+def _until(m: re.Match[str], now: datetime) -> Window | None:
+    at = _point(m["point"], now)
+    return at and Window(None, at[0] if m["word"] in ("before", "prior to", "earlier than") else at[1], m[0], (None, at[0]))
+
+
+def _after(m: re.Match[str], now: datetime) -> Window | None:
+    at = _point(m["point"], now)
+    return at and Window(at[1], None, m[0], (at[1], None))
+
+
+def _between(m: re.Match[str], now: datetime) -> Window | None:
+    second = _point(m["second"], now)
+    first = _point(m["first"], now)
+    if first is None or second is None:
+        return None
+    if re.fullmatch(r".*\d{4}", m["second"]) and not re.search(r"\d{4}", m["first"]):
+        first = _point(f"{m['first']} {second[0].year}", now) or first
+    return Window(first[0], second[1], m[0], (first[0], second[1])) if first[0] < second[1] else None
+
+
+def _in(m: re.Match[str], now: datetime) -> Window | None:
+    at = _point(m["point"], now)
+    return at and Window(*at, m[0], at)
+
+
+def _rolling(m: re.Match[str], now: datetime) -> Window:
+    count, unit = _count(m["n"]), _unit(m["unit"])
+    return Window(shift(now, -count, unit), None, m[0], (now, shift(now, count, unit)), count * unit_days(unit))
+
+
+def _next(m: re.Match[str], now: datetime) -> Window:
+    groups = m.groupdict()
+    unit = _unit(m["unit"])
+    if groups.get("n"):
+        count = _count(m["n"])
+        return Window(now, shift(now, count, unit), m[0], (now, shift(now, count, unit)), count * unit_days(unit))
+    start = shift(floor(now, unit), 1, unit)
+    return Window(start, shift(start, 1, unit), m[0], (start, shift(start, 1, unit)), unit_days(unit))
+
+
+def _before_last(m: re.Match[str], now: datetime) -> Window:
+    unit = _unit(m["unit"])
+    start = shift(floor(now, unit), -2, unit)
+    return Window(start, shift(start, 1, unit), m[0])
+
+
+def _previous_rolling(m: re.Match[str], now: datetime) -> Window:
+    count, unit = _count(m["n"]), _unit(m["unit"])
+    return Window(shift(now, -2 * count, unit), shift(now, -count, unit), m[0])
+
+
+def _calendar(m: re.Match[str], now: datetime) -> Window:
+    unit = _unit(m["unit"])
+    start = floor(now, unit)
+    if m["which"] in ("this", "the current", "current", "to date"):
+        return Window(start, None, m[0], (now, shift(start, 1, unit)))
+    return Window(shift(start, -1, unit), start, m[0], None, unit_days(unit))
+
+
+def _to_date(m: re.Match[str], now: datetime) -> Window:
+    unit = {"y": "year", "q": "quarter", "m": "month", "w": "week"}.get(m[0].lower()[0], "year")
+    return Window(floor(now, unit), None, m[0])
+
+
+def _ago(m: re.Match[str], now: datetime) -> Window:
+    count, unit = _count(m["n"]), _unit(m["unit"])
+    at = shift(now, -count, unit)
+    if m["more"]:
+        return Window(None, at, m[0], None, count * unit_days(unit)) if "less" not in m["more"] else Window(at, None, m[0])
+    start = floor(at, "day" if unit in ("day", "hour") else unit)
+    return Window(start, shift(start, 1, "day" if unit in ("day", "hour") else unit), m[0], None, count * unit_days(unit))
+
+
+def _same_last_year(m: re.Match[str], now: datetime) -> Window:
+    unit = _unit(m["unit"])
+    start = add_months(floor(now, unit), -12)
+    return Window(start, shift(start, 1, unit), m[0])
+
+
+_LAST = r"(?:(?:the|our) )?(?:last|past|previous|preceding|most recent|trailing|prior|latest)"
+_RULES: tuple[tuple[str, Callable[[re.Match[str], datetime], Window | None]], ...] = (
+    (rf"(?:between|from) (?P<first>{_POINT}) (?:and|to|till|until|through|thru|-) (?P<second>{_POINT})", _between),
+    (rf"(?P<more>more than|over|at least|less than) {_NUMBER} {_UNIT} ago", _ago),
+    (rf"(?P<more>){_NUMBER} {_UNIT} ago", _ago),
+    (r"same (?P<unit>week|month|quarter) (?:of )?last year", _same_last_year),
+    (r"(?:the )?(?P<unit>week|month|quarter|year) (?:before (?:last|that|it)|prior)", _before_last),
+    (rf"(?:the )?{_NUMBER} {_UNIT} before (?:that|it|then)", _previous_rolling),
+    (rf"(?:in |within |during |over |for )?(?:the )?(?:next|coming|following|upcoming) {_NUMBER} {_UNIT}", _next),
+    (r"(?:in |within |during |over )?(?:the )?(?:next|coming|following|upcoming) (?P<unit>day|week|month|quarter|year)", _next),
+    (rf"(?:in |within |during |over |for |throughout |across )?{_LAST} {_NUMBER} {_UNIT}", _rolling),
+    (rf"(?:in |within |during |over |for |throughout |across )?{_NUMBER} (?:most recent|last|past|latest) {_UNIT}", _rolling),
+    (r"(?:in |within |during |over |for )?the past (?P<n>)(?P<unit>day|week|fortnight|month|quarter|year)", _rolling),
+    (r"(?:over|in|during|within|for) past (?P<n>)(?P<unit>day|week|fortnight|month|quarter|year)", _rolling),
+    (r"(?:in |during |over |for )?(?:the )?(?P<which>last|previous|prior|preceding) (?:calendar |full |whole )?(?P<unit>day|week|month|quarter|year)", _calendar),
+    (r"(?:in |during |over |for |so far )?(?P<which>this|the current|current) (?:calendar )?(?P<unit>day|week|month|quarter|year)(?: so far| to date)?", _calendar),
+    (r"(?:year|quarter|month|week)[ -]to[ -]date|\b(?:ytd|qtd|mtd|wtd)\b", _to_date),
+    (rf"(?:since|from|starting(?: in| from)?) (?P<point>{_POINT})(?: on(?:wards?)?)?", _since),
+    (rf"(?P<word>before|until|till|prior to|up to|earlier than) (?P<point>{_POINT})", _until),
+    (rf"(?:after|later than) (?P<point>{_POINT})", _after),
+    (rf"(?:in|within|for|over|during|inside) (?:about |at least |more than |over |the )?{_NUMBER} {_UNIT}(?! old)", _rolling),
+    (rf"{_NUMBER}\+? {_UNIT}(?! old)", _rolling),
+    (rf"(?P<n>\d+)[ -]?(?P<unit>day|week|month|year)\b", _rolling),
+    (rf"(?:in |during |for |on |of |throughout |as of )?(?:the (?:month|year|week|quarter) of )?(?P<point>{_POINT})(?! old)", _in),
+)
+_COMPILED = tuple((re.compile(rf"(?<![\w-]){pattern}(?![\w-])", re.I), make) for pattern, make in _RULES)
+_MAY = re.compile(r"\b(?:may|mar|dec|sep|jan|oct|apr|jun|march|august)$", re.I)
+
+
+def find(text: str, now: datetime) -> Iterator[tuple[int, int, Window]]:
+    """Time expressions in a text, left to right, without overlaps.
+
+    Args:
+        text: lower case question.
+        now: the as-of time.
+
+    Yields:
+        (start, end) of the characters and the window.
+    """
+    taken: list[tuple[int, int, Window]] = []
+    for pattern, make in _COMPILED:
+        for m in pattern.finditer(text):
+            if any(m.start() < e and s < m.end() for s, e, _ in taken):
+                continue
+            if _is_plain_word(text, m):
+                continue
+            window = make(m, now)
+            if window is not None:
+                taken.append((m.start(), m.end(), window))
+    yield from sorted(taken, key=lambda t: t[0])
+
+
+def _is_plain_word(text: str, m: re.Match[str]) -> bool:
+    """"may" and "march" are months only with a sign of it: a preposition, a year, a day."""
+    words = m[0].split()
+    return len(words) == 1 and words[0].lower().rstrip(".") in ("may", "march", "mar", "dec", "sep", "jan") and words[0].lower() in ("may", "march")
