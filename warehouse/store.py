@@ -105,6 +105,14 @@ class _Manifest:
         return [f for f in self.files if f.table == table]
 
 
+@dataclass(frozen=True)
+class View:
+    """How to read one table: a SELECT of the contract's columns, and the files that it reads."""
+
+    select: str
+    files: tuple[Path, ...]
+
+
 class Warehouse:
     """The history of every business under one folder.
 
@@ -270,18 +278,34 @@ class Warehouse:
         Raises:
             ArtifactError: the manifest cannot be read, or names a file that is gone.
         """
-        manifest = self._read()
+        views = self.views()
         connection = _duckdb(self.root)
         try:
-            for spec in TABLES.values():
-                select = _select(spec, self.root, manifest.of(spec.name), tuple(spec.columns))
-                connection.execute(f'CREATE VIEW "{spec.name}" AS {select}')
+            for name, view in views.items():
+                connection.execute(f'CREATE VIEW "{name}" AS {view.select}')
         except duckdb.Error as exc:
             connection.close()
             raise ArtifactError(
                 f"a file of the warehouse {self.root} is gone or damaged: {exc}. Restore the folder, or import again into a new one."
             ) from exc
         return connection
+
+    def views(self, business_id: str | None = None) -> dict[str, View]:
+        """What `connect` makes its views of, by table: over all files of this instant, or over those of one business.
+
+        `transaction_items` has no business of its own: its files hold the lines of all.
+        """
+        manifest = self._read()
+        views = {}
+        for spec in TABLES.values():
+            files = [f for f in manifest.of(spec.name) if business_id is None or f.business_id in (None, business_id)]
+            select = _select(spec, self.root, files, tuple(spec.columns))
+            views[spec.name] = View(select, tuple(self.root.resolve() / f.path for f in files))
+        return views
+
+    def businesses(self) -> list[str]:
+        """The businesses that have a row in any table, sorted."""
+        return sorted({f.business_id for f in self._read().files if f.business_id})
 
     def data_version(self) -> str:
         """16 hex digits that name the history: the same rows landed in the same batches give the same version anywhere. Scores made

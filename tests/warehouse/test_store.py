@@ -456,3 +456,15 @@ def test_a_large_typed_batch_keeps_its_order_and_rows(tmp_path: Path) -> None:
     assert warehouse.land("transactions", batch.slice(100, 50), "b").duplicates == 50
     stored = pq.read_table(next(tmp_path.rglob("*.parquet")))
     assert stored["transaction_id"].to_pylist()[:3] == ["t0", "t1", "t2"]
+
+
+def test_views_of_one_business_read_its_files_and_no_others(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path)
+    warehouse.land("transactions", purchases(list(range(20))), "first")
+    assert warehouse.businesses() == ["biz-1", "biz-2"]
+    view = warehouse.views("biz-2")["transactions"]
+    with warehouse.connect() as connection:
+        assert {r[0] for r in connection.sql(f"SELECT DISTINCT business_id FROM ({view.select})").fetchall()} == {"biz-2"}
+    assert view.files
+    assert all("business_id=biz-2" in str(file) for file in view.files)
+    assert set(view.files) < set(warehouse.views()["transactions"].files)
