@@ -26,6 +26,10 @@ THRESHOLD = 0.75
 0.90 with MiniLM, and questions of different meaning 0.69 to 0.99."""
 
 
+NEAR_CONFIDENCE = 0.95
+"""Shown with an answer by a correction whose text is not equal: set, not measured."""
+
+
 @dataclass(frozen=True)
 class Correction:
     """What a question means in one business, as a person said.
@@ -60,7 +64,7 @@ class Found:
             sql=c.sql,
             interpretation=c.interpretation or c.question,
             columns=c.columns,
-            confidence=self.similarity,
+            confidence=1.0 if self.similarity == 1 else NEAR_CONFIDENCE,
         )
 
 
@@ -83,24 +87,36 @@ class Corrections:
         self._kept: dict[str, dict[str, Correction]] = {}  # business -> normalised question -> correction
         self._lock = threading.Lock()
 
-    def add(self, correction: Correction) -> None:
-        """Keep one; it replaces an earlier one for the same text.
+    def add(
+        self,
+        business_id: str,
+        question: str,
+        sql: str,
+        *,
+        correction_id: str | None = None,
+        interpretation: str | None = None,
+        columns: tuple[OutputColumn, ...] = (),
+    ) -> Correction:
+        """Keep one; it replaces an earlier one for the same text, or of the same id. Without an id it is named by its text.
 
         Raises:
             ContractError: question or SQL is empty.
         """
-        key = normalise(correction.question)
-        if not key or not correction.sql.strip():
+        key = normalise(question)
+        if not key or not sql.strip():
             raise ContractError("a correction needs a question and its SQL, one of them is empty. Send both.")
+        made = Correction(correction_id or key, business_id, question, sql, interpretation, columns)
         with self._lock:
-            mine = {k: c for k, c in self._kept.get(correction.business_id, {}).items() if c.correction_id != correction.correction_id}
-            self._kept = {**self._kept, correction.business_id: {**mine, key: correction}}
+            mine = {k: c for k, c in self._kept.get(business_id, {}).items() if k != key and c.correction_id != made.correction_id}
+            self._kept = {**self._kept, business_id: {**mine, key: made}}
+        return made
 
-    def remove(self, business_id: str, correction_id: str) -> bool:
-        """Forget one; False where there is none of that id."""
+    def remove(self, business_id: str, which: str) -> bool:
+        """Forget one by its id or its question; False where there is none."""
+        key = normalise(which)
         with self._lock:
             before = self._kept.get(business_id, {})
-            after = {k: c for k, c in before.items() if c.correction_id != correction_id}
+            after = {k: c for k, c in before.items() if k != key and c.correction_id != which}
             self._kept = {**self._kept, business_id: after}
         return len(after) < len(before)
 
@@ -159,8 +175,8 @@ def read(path: Path, encode: Encode | None = None) -> Corrections:
     for number, line in enumerate(lines, 1):
         try:
             one = json.loads(line)
-            corrections.add(Correction(one.get("correction_id") or f"line-{number}", one["business_id"], one["q"], one["sql"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            corrections.add(one["business_id"], one["q"], one["sql"], correction_id=one.get("correction_id"))
+        except (ValueError, KeyError, TypeError, AttributeError, ContractError) as exc:
             raise ConfigError(
                 f"{path} line {number} is no correction, needs q, sql and business_id as texts. Correct or delete it."
             ) from exc
