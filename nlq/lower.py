@@ -330,7 +330,7 @@ class _Lowering:
     def having(self, compare: str, m: Simple, operand: str, scope: _Scope, p: Program, groups: list[exp.Expression]) -> exp.Expression:
         value = self.simple(m, scope)
         if operand != "mean":
-            return _OPS[compare](this=value, expression=self.number(operand, None))
+            return _OPS[compare](this=value, expression=self.number(operand, fields().get(m.target) if m.fn != "distinct" else None))
         inner = _Scope(self, p.table)
         found = self.simple(m, inner)
         keys = [e for d in p.dimensions for e, _, _ in self.dimension(d, inner, [x.target for x in p.dimensions])]
@@ -454,7 +454,7 @@ class _Lowering:
             per_one = inner.onto(exp.select(exp.alias_(value.copy(), "v"))).where(*wheres).group_by(held.copy())
             bound: exp.Expression = exp.select(exp.Avg(this=exp.column("v"))).from_(per_one.subquery("per_one")).subquery()
         else:
-            bound = self.number(c.operands[0], None)
+            bound = self.number(c.operands[0], None if counts else fields()[c.metric.target])
         if counts and c.compare in ("lt", "le", "eq"):
             total = inner.onto(select.select(value)).where(exp.EQ(this=held, expression=scope.key(key)), *wheres)
             return _OPS[c.compare](this=total.subquery(), expression=bound)
@@ -524,7 +524,8 @@ class _Lowering:
         if operand in CONSTANTS:
             return _literal(CONSTANTS[operand])
         if operand.startswith("T"):
-            return _literal(self.window(operand).days or 0)
+            days = self.window(operand).days or 0
+            return _literal(days * 24 if f is not None and f.name == "resolution_hours" else days)
         n = self.linked.numbers[int(operand[1:])]
         return _literal(n.value / 100 if fraction and (n.percent or n.value > 1) else n.value)
 
