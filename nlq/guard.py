@@ -282,7 +282,7 @@ _BY_NAME = _words(
 _TYPES = frozenset(
     getattr(exp.DType, name)
     for name in _words(
-        "BOOLEAN TINYINT SMALLINT INT BIGINT INT128 FLOAT DOUBLE DECIMAL VARCHAR TEXT DATE TIME TIMESTAMP TIMESTAMPTZ INTERVAL"
+        "BOOLEAN TINYINT SMALLINT INT BIGINT INT128 FLOAT DOUBLE DECIMAL VARCHAR TEXT DATE TIME TIMESTAMP TIMESTAMPNTZ TIMESTAMPTZ INTERVAL"
     )
 )
 _PARTS = _words(
@@ -484,6 +484,8 @@ def _resolve(tree: exp.Expr, schema: Schema, hidden: frozenset[tuple[str, str]])
     except SqlglotError as exc:
         found = re.sub(r"\s+", " ", str(exc)).strip()[:120]
         _refuse("unknown_column", f"a column cannot be found or is ambiguous ({found}). Use the schema's columns, with the table in front.")
+    for whole in resolved.find_all(exp.TableColumn):
+        _refuse("unknown_column", f"{_shown(whole.name)} names a table where a column must stand. Name one of its columns.")
     columns = set()
     for scope in traverse_scope(resolved):
         for column in scope.columns:
