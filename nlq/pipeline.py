@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from contracts.errors import ArtifactError, ContractError, QueryRefused, StackError
 from nlq.answer import sentence
@@ -40,6 +40,13 @@ class Runner(Protocol):
     def run(self, sql: str, business_id: str, limit: int | None = None) -> Rows: ...
 
     def as_of(self, business_id: str) -> datetime: ...
+
+
+@runtime_checkable
+class Readers(Protocol):
+    """A translator that reads questions of one business differently from another's: it links cities, products, names that are there."""
+
+    def for_business(self, business_id: str) -> Translator: ...
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ class Asker:
     """Answers questions. Safe from several threads when the translator is.
 
     Args:
-        translator: reads questions.
+        translator: reads questions; one that has `for_business` gives one a business.
         engine: runs SQL on the warehouse.
         corrections: win over the translator; None for none.
         currency: ISO code of amounts in sentences and charts; None when not known.
@@ -107,7 +114,7 @@ class Asker:
 
     def __init__(
         self,
-        translator: Translator,
+        translator: Translator | Readers,
         engine: Runner,
         corrections: Corrections | None = None,
         limits: Limits | None = None,
@@ -145,7 +152,7 @@ class Asker:
         if (corrected := self._corrected(question, business_id, roles, limit, ms)) is not None:
             return corrected
         with _timed(ms, "translate"):
-            reading = self._translator.translate(question, roles=roles)
+            reading = self._reader(business_id).translate(question, roles=roles)
         ms.update({f"translate.{name}": value for name, value in reading.ms.items()})
         if reading.refused or not reading.sql:
             return self._refusal(reading, business_id, ms)
@@ -153,6 +160,10 @@ class Asker:
             return self._run(reading, business_id, roles, limit, MODEL, ms)
         except QueryRefused as exc:
             return self._refusal(_refused(reading, exc), business_id, ms)
+
+    def _reader(self, business_id: str) -> Translator:
+        """The translator that knows this business's values and the end of its data, where it makes that difference."""
+        return self._translator.for_business(business_id) if isinstance(self._translator, Readers) else self._translator
 
     def _corrected(self, question: str, business_id: str, roles: frozenset[str], limit: int, ms: dict[str, float]) -> Answer | None:
         if self._corrections is None:

@@ -39,18 +39,25 @@ class _Sketch:
     words: Counter[str]
 
 
-def nearest(question: str, translation: Translation | None, templates: Sequence[Template] = TEMPLATES, n: int = 3) -> list[Template]:
+def nearest(
+    question: str,
+    translation: Translation | None = None,
+    templates: Sequence[Template] = TEMPLATES,
+    n: int = 3,
+    values: Mapping[str, str] | None = None,
+) -> list[Template]:
     """At most `n` templates near the question, the nearest first, none that asks the same; general ones where none is near.
 
     Args:
         translation: its SQL counts where it was not refused.
+        values: fillers that the question may share with a template.
     """
     asked = _sketch(translation.sql if translation is not None and not translation.refused else None, question)
-    same = meaning(question)
+    same, blank = meaning(question), _blanked(question)
     weights = _weights(tuple(templates))
     scored = []
     for place, template in enumerate(templates):
-        if meaning(example(template)) == same or _blank(template) == _blank_text(question):
+        if _blank(template) == blank or _meant(example(template, values)) == same:
             continue
         score = _nearness(asked, _of(template), weights)
         if score >= _LEAST:
@@ -59,7 +66,7 @@ def nearest(question: str, translation: Translation | None, templates: Sequence[
     for _, _, template in sorted(scored, key=lambda s: s[:2]):
         if len(chosen) < n and sum(t.category == template.category for t in chosen) < PER_CATEGORY:
             chosen.append(template)
-    general = [t for t in templates if t.id in _START and t not in chosen and meaning(example(t)) != same]
+    general = [t for t in templates if t.id in _START and t not in chosen and _meant(example(t, values)) != same]
     return (chosen + general)[:n] if len(chosen) < n else chosen
 
 
@@ -71,7 +78,7 @@ def related(
     values: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
     """The texts of `nearest`, their blanks filled with `values` (a city that the business has, and so on) or defaults."""
-    return tuple(example(t, values) for t in nearest(question, translation, templates, n))
+    return tuple(example(t, values) for t in nearest(question, translation, templates, n, values))
 
 
 def _nearness(a: _Sketch, b: _Sketch, weights: Mapping[str, float]) -> float:
@@ -117,9 +124,16 @@ def _jaccard(a: frozenset[str], b: frozenset[str]) -> float:
     return len(a & b) / len(a | b) if a | b else 0.0
 
 
+@lru_cache(maxsize=4_000)
+def _meant(text: str) -> Counter[str]:
+    return meaning(text)
+
+
+@lru_cache(maxsize=1_000)
 def _blank(template: Template) -> tuple[str, ...]:
-    return tuple(content(re.sub(r"\{\w+\}", " ", template.text)))
+    return _blanked(re.sub(r"\{\w+\}", " ", template.text))
 
 
-def _blank_text(question: str) -> tuple[str, ...]:
-    return tuple(t for t in content(question) if not t[0].isdigit())
+def _blanked(text: str) -> tuple[str, ...]:
+    """Words in order, without numbers."""
+    return tuple(t for t in content(text) if not t[0].isdigit())
