@@ -87,29 +87,19 @@ class Corrections:
         self._kept: dict[str, dict[str, Correction]] = {}  # business -> normalised question -> correction
         self._lock = threading.Lock()
 
-    def add(
-        self,
-        business_id: str,
-        question: str,
-        sql: str,
-        *,
-        correction_id: str | None = None,
-        interpretation: str | None = None,
-        columns: tuple[OutputColumn, ...] = (),
-    ) -> Correction:
-        """Keep one; it replaces an earlier one for the same text, or of the same id. Without an id it is named by its text.
+    def add(self, correction: Correction) -> None:
+        """Keep one; it replaces an earlier one for the same text, or of the same id.
 
         Raises:
             ContractError: question or SQL is empty.
         """
-        key = normalise(question)
-        if not key or not sql.strip():
+        key = normalise(correction.question)
+        if not key or not correction.sql.strip():
             raise ContractError("a correction needs a question and its SQL, one of them is empty. Send both.")
-        made = Correction(correction_id or key, business_id, question, sql, interpretation, columns)
         with self._lock:
-            mine = {k: c for k, c in self._kept.get(business_id, {}).items() if k != key and c.correction_id != made.correction_id}
-            self._kept = {**self._kept, business_id: {**mine, key: made}}
-        return made
+            before = self._kept.get(correction.business_id, {})
+            mine = {k: c for k, c in before.items() if k != key and c.correction_id != correction.correction_id}
+            self._kept = {**self._kept, correction.business_id: {**mine, key: correction}}
 
     def remove(self, business_id: str, which: str) -> bool:
         """Forget one by its id or its question; False where there is none."""
@@ -175,7 +165,7 @@ def read(path: Path, encode: Encode | None = None) -> Corrections:
     for number, line in enumerate(lines, 1):
         try:
             one = json.loads(line)
-            corrections.add(one["business_id"], one["q"], one["sql"], correction_id=one.get("correction_id"))
+            corrections.add(Correction(one.get("correction_id") or f"line-{number}", one["business_id"], one["q"], one["sql"]))
         except (ValueError, KeyError, TypeError, AttributeError, ContractError) as exc:
             raise ConfigError(
                 f"{path} line {number} is no correction, needs q, sql and business_id as texts. Correct or delete it."
