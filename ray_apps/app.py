@@ -1,7 +1,8 @@
 """The Ray Serve application: start reading here.
 
-`application(settings)` binds one deployment, the ingress: HTTP and the pipeline in one process, since a hop between two costs more
-than the pipeline itself. Triton, the lander and Ray's own processes are started by `ray_apps.stack`.
+`application(settings)` binds the ingress, HTTP and the pipeline in one process, since a hop between two costs more than the pipeline
+itself; and beside it `Questions`, whose work is long enough to hold the pipeline up. Triton, the lander and Ray's own processes are started
+by `ray_apps.stack`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from ray import serve
 from starlette.types import ASGIApp
 
 from ray_apps.settings import ServeSettings
+from ray_apps.tuning import QuestionSettings
 
 
 @serve.deployment(name="Ingress", ray_actor_options={"num_cpus": 0.1}, graceful_shutdown_timeout_s=5)
@@ -23,15 +25,17 @@ class Ingress:
 
     Args:
         settings: `ServeSettings` as JSON-ready values.
+        questions: the handle of `Questions`.
     """
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], questions: Any) -> None:
+        from ray_apps.deployments.handle import HandleDesk
         from ray_apps.service import Service
 
         _listen_on_loopback()
         loaded = ServeSettings.load(**settings)
         logging.getLogger("regulars").setLevel(loaded.log_level)
-        self._service = Service(loaded)
+        self._service = Service(loaded, HandleDesk(questions))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         from ray_apps.ingress import create_app
@@ -40,6 +44,27 @@ class Ingress:
         gc.collect()
         gc.freeze()
         return create_app(self._service)
+
+
+@serve.deployment(name="Questions", ray_actor_options={"num_cpus": 0.1}, graceful_shutdown_timeout_s=5)
+class Questions:
+    """One replica of what answers questions: `ray_apps.deployments.questions.QuestionDesk`.
+
+    Args:
+        settings: `ServeSettings` as JSON-ready values.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        from ray_apps.deployments.questions import QuestionDesk
+
+        _listen_on_loopback()
+        loaded = ServeSettings.load(**settings)
+        logging.getLogger("regulars").setLevel(loaded.log_level)
+        self._desk = QuestionDesk(loaded)
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """One call of `ray_apps.question_desk.Desk`."""
+        return await getattr(self._desk, method)(*arguments)
 
 
 def _listen_on_loopback() -> None:
@@ -64,7 +89,14 @@ def application(args: dict[str, Any]) -> serve.Application:
     # Ray's own bound lies above ours: ours answers with a problem document and Retry-After.
     bound = settings.max_ongoing_requests + settings.max_queued_requests + 64
     deployment = Ingress.options(num_replicas=settings.replicas, max_ongoing_requests=bound)  # type: ignore[attr-defined]
-    return deployment.bind(settings.model_dump(mode="json"))
+    values, tuning = settings.model_dump(mode="json"), QuestionSettings.load()
+    questions = Questions.options(  # type: ignore[attr-defined]
+        # A few more than it has threads: what asks for its status must not wait behind questions.
+        num_replicas=tuning.replicas,
+        max_ongoing_requests=tuning.threads + 4,
+        max_queued_requests=tuning.waiting,
+    )
+    return deployment.bind(values, questions.bind(values))
 
 
 def noop_application() -> serve.Application:

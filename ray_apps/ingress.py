@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from contracts import api
 from contracts.errors import StackError
-from ray_apps import problems, routes_batch, routes_churn
+from ray_apps import problems, routes_batch, routes_churn, routes_query
 from ray_apps.metrics import Stopwatch
 from ray_apps.middleware import Boundary
 from ray_apps.routing import (
@@ -56,6 +56,7 @@ _DOCUMENTED: tuple[tuple[type[BaseModel], Any], ...] = (
     (api.Problem, "serialization"),
     *routes_churn.DOCUMENTED,
     *routes_batch.DOCUMENTED,
+    *routes_query.DOCUMENTED,
 )
 
 
@@ -77,6 +78,7 @@ def create_app(service: Service) -> ASGIApp:
     _add_customers(app, service)
     routes_churn.add_churn(app, service)
     routes_batch.add_batch(app, service)
+    routes_query.add_query(app, service)
     _add_events(app, service)
     _add_operations(app, service)
     _add_handlers(app)

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 STAGES = ("auth", "features", "tower", "search", "rank", "rules", "total")
 _BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+_LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 2.0, 5.0, 10.0, 20.0)
 
 
 class Metrics:
@@ -36,6 +37,11 @@ class Metrics:
         self.sequence = Gauge(
             "regulars_sequence_model_info", "1 for the version of the sequence model being served.", ["version"], registry=self.registry
         )
+        self.questions = Counter("regulars_questions_total", "Questions asked.", ["outcome", "reason"], registry=self.registry)
+        self.question_stage = Histogram(
+            "regulars_question_stage_seconds", "Time of one stage of a question.", ["stage"], buckets=_LONG, registry=self.registry
+        )
+        self.question_feedback = Counter("regulars_question_feedback_total", "Answers judged.", ["verdict"], registry=self.registry)
         self._version: str | None = None
         self._sequence_version: str | None = None
         self._stages = {name: self.stage.labels(name) for name in STAGES}
@@ -59,6 +65,12 @@ class Metrics:
         for name, seconds in stopwatch.stages.items():
             self.forecast_stage.labels(name).observe(seconds)
         self.forecasts.labels(route, coverage, source).inc()
+
+    def observe_question(self, stopwatch: Stopwatch, outcome: str, reason: str | None) -> None:
+        """Add one question and its stage times."""
+        for name, seconds in stopwatch.stages.items():
+            self.question_stage.labels(name).observe(seconds)
+        self.questions.labels(outcome, reason or "").inc()
 
     def observe(self, stopwatch: Stopwatch) -> None:
         """Add one request's stage times."""

@@ -83,6 +83,8 @@ question_corrections = sa.Table(
     sa.Column("question_id", sa.Text),
     sa.Column("question", sa.Text, nullable=False),
     sa.Column("sql", sa.Text, nullable=False),
+    sa.Column("interpretation", sa.Text),
+    sa.Column("columns", sa.Text, nullable=False),
     sa.Column("created_at", Micros, nullable=False),
     sa.UniqueConstraint("correction_id", name="question_corrections_id"),
     sa.UniqueConstraint("removes", name="question_corrections_removed_once"),
@@ -148,7 +150,7 @@ class Correction:
     Attributes:
         seq: grows with each entry of the log.
         removes: the correction that this entry takes back; then it is no correction itself.
-        sql: before the guard, as in `AskedQuestion`.
+        sql: before the guard, as in `AskedQuestion`. columns: as there; empty where not known.
     """
 
     seq: int
@@ -160,6 +162,17 @@ class Correction:
     created_at: datetime
     question_id: str | None = None
     removes: str | None = None
+    interpretation: str | None = None
+    columns: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a question means: SQL before the guard, its reading in words, its columns as (name, kind); the latter two where known."""
+
+    sql: str
+    interpretation: str | None = None
+    columns: tuple[tuple[str, str], ...] = ()
 
 
 class Page(NamedTuple):
@@ -256,14 +269,16 @@ class Questions:
         if not gone:
             raise UnknownItem(f"there is no saved question {saved_id}. See them with GET /api/v1/ml/query/saved.")
 
-    async def add_feedback(self, asked: AskedQuestion, key_id: str, correct: bool, note: str | None, sql: str | None) -> Correction | None:
-        """Record whether an answer was right and, with `sql`, what answers its question from now on; both or neither.
+    async def add_feedback(
+        self, asked: AskedQuestion, key_id: str, correct: bool, note: str | None, means: Meaning | None
+    ) -> Correction | None:
+        """Record whether an answer was right and, with `means`, what answers its question from now on; both or neither.
 
         The same correction again changes nothing; another one of the same question takes its place.
         """
         now = datetime.now(UTC)
         async with self._store.transaction() as connection:
-            correction = None if sql is None else await self._correct(connection, asked, key_id, sql, now)
+            correction = None if means is None else await self._correct(connection, asked, key_id, means, now)
             row = {
                 "question_id": asked.question_id,
                 "business_id": asked.business_id,
@@ -276,11 +291,11 @@ class Questions:
             await connection.execute(sa.insert(question_feedback).values(row))
         return correction
 
-    async def _correct(self, connection: AsyncConnection, asked: AskedQuestion, key_id: str, sql: str, now: datetime) -> Correction:
+    async def _correct(self, connection: AsyncConnection, asked: AskedQuestion, key_id: str, means: Meaning, now: datetime) -> Correction:
         same = (question_corrections.c.business_id == asked.business_id, question_corrections.c.question == asked.question)
         for row in (await connection.execute(sa.select(question_corrections).where(*_in_force(), *same))).mappings():
-            old = Correction(**row)
-            if old.sql == sql:
+            old = _corrected(row)
+            if old.sql == means.sql:
                 return old
             await self._remove(connection, old, key_id, now)
         made = {
@@ -289,17 +304,19 @@ class Questions:
             "key_id": key_id,
             "question_id": asked.question_id,
             "question": asked.question,
-            "sql": sql,
+            "sql": means.sql,
+            "interpretation": means.interpretation,
+            "columns": orjson.dumps(means.columns).decode(),
             "created_at": now,
         }
         return await self._log(connection, made)
 
     async def _log(self, connection: AsyncConnection, values: Mapping[str, Any]) -> Correction:
         statement = sa.insert(question_corrections).values(dict(values)).returning(question_corrections)
-        return Correction(**(await connection.execute(statement)).mappings().one())
+        return _corrected((await connection.execute(statement)).mappings().one())
 
     async def _remove(self, connection: AsyncConnection, old: Correction, key_id: str, now: datetime) -> None:
-        plain = {"business_id": old.business_id, "question": old.question, "sql": old.sql, "question_id": old.question_id}
+        plain = {"business_id": old.business_id, "question": old.question, "sql": old.sql, "question_id": old.question_id, "columns": "[]"}
         made = plain | {"correction_id": new_id("qr"), "removes": old.correction_id, "key_id": key_id, "created_at": now}
         await self._log(connection, made)
 
@@ -314,7 +331,7 @@ class Questions:
             row = (await connection.execute(sa.select(question_corrections).where(*_in_force(), *mine))).mappings().first()
             if row is None:
                 raise UnknownItem(f"there is no correction {correction_id} in force. See them with GET /api/v1/ml/query/corrections.")
-            await self._remove(connection, Correction(**row), key_id, datetime.now(UTC))
+            await self._remove(connection, _corrected(row), key_id, datetime.now(UTC))
 
     async def corrections(self, business_id: str, limit: int, offset: int = 0) -> Page:
         """Corrections of a business in force, newest first."""
@@ -322,13 +339,13 @@ class Questions:
         query = sa.select(question_corrections).where(*mine).order_by(question_corrections.c.seq.desc()).limit(limit).offset(offset)
         async with self._store.reading() as connection:
             total = (await connection.execute(sa.select(sa.func.count()).select_from(question_corrections).where(*mine))).scalar_one()
-            return Page([Correction(**row) for row in (await connection.execute(query)).mappings()], total)
+            return Page([_corrected(row) for row in (await connection.execute(query)).mappings()], total)
 
     async def corrections_above(self, seq: int, limit: int = 10_000) -> Sequence[Correction]:
         """Entries of the corrections' log above a number, oldest first, of all businesses."""
         query = sa.select(question_corrections).where(question_corrections.c.seq > seq).order_by(question_corrections.c.seq).limit(limit)
         async with self._store.reading() as connection:
-            return [Correction(**row) for row in (await connection.execute(query)).mappings()]
+            return [_corrected(row) for row in (await connection.execute(query)).mappings()]
 
 
 def _in_force() -> tuple[sa.ColumnElement[bool], ...]:
@@ -345,4 +362,12 @@ def _storable(value: Any) -> Any:
 
 def _asked(row: Mapping[Any, Any]) -> AskedQuestion:
     plain = {c.name: row[c.name] for c in questions.c if c.name not in ("seq", "columns")}
-    return AskedQuestion(**plain, columns=tuple((name, kind) for name, kind in orjson.loads(row["columns"])))
+    return AskedQuestion(**plain, columns=_columns(row))
+
+
+def _corrected(row: Mapping[Any, Any]) -> Correction:
+    return Correction(**{**row, "columns": _columns(row)})
+
+
+def _columns(row: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, kind) for name, kind in orjson.loads(row["columns"]))

@@ -86,6 +86,7 @@ _PROBLEMS = {
     401: "No key, or not a valid one.",
     403: "The key does not allow this.",
     404: "There is no such thing for this business.",
+    406: "There is no such form of the answer.",
     409: "The same id was used before with other content.",
     413: "The body is too large.",
     415: "The body is not JSON.",

@@ -24,6 +24,8 @@ from ray_apps.deployments.similar import SimilarCustomers
 from ray_apps.keys import Caller, KeyRing
 from ray_apps.metrics import Metrics, Stopwatch
 from ray_apps.middleware import Gate
+from ray_apps.query_service import QueryService
+from ray_apps.question_desk import Desk
 from ray_apps.settings import ServeSettings
 from ray_apps.store import FeedbackReport, OperationalStore, RecommendationLog, StoredRecommendation
 from serving.client import TritonClient
@@ -72,9 +74,10 @@ class Service:
 
     Args:
         settings: with `triton_url`, `database_url` and the clock's anchor filled in by the parent process.
+        desk: who answers questions; a desk in this process when None.
     """
 
-    def __init__(self, settings: ServeSettings) -> None:
+    def __init__(self, settings: ServeSettings, desk: Desk | None = None) -> None:
         self.settings, self.metrics = settings, Metrics()
         self.clock = ServingClock(settings.clock_anchor_serving, settings.clock_anchor_wall)
         self.gate = Gate(settings.max_ongoing_requests, settings.max_queued_requests)
@@ -94,6 +97,7 @@ class Service:
             home, self.store, self.recommender, self.states, self.client, self.clock, self.gate, settings, self.metrics
         )
         self.batch = BatchService(home, self.store, self.clock, self.gate)
+        self.queries = QueryService(self.store, desk or _desk_here(settings), self.gate, self.metrics)
 
     async def start(self) -> None:
         """Load the model and begin the background work.
@@ -110,6 +114,7 @@ class Service:
     async def stop(self) -> None:
         """End the background work and write what waits to be written."""
         self.batch.close()
+        await self.queries.desk.close()
         await self.churn.stop()
         await self.customers.stop()
         await self.recommender.stop()
@@ -296,14 +301,21 @@ class Service:
             "database": await _works(self.store.ping),
             "features": not self.recommender.features.open and await _works(lambda: self.states.read("-", "-")),
             "sequence": await self.churn.ready(),
+            "questions": await self.queries.ready(),
         }
-        # A version that was deployed but cannot be served is shown, yet the old one goes on serving; forecasts are extra.
-        ready = served is not None and all(ok for name, ok in checks.items() if name not in ("model", "sequence"))
+        # A version that was deployed but cannot be served is shown, yet the old one goes on serving; forecasts and questions are extra.
+        ready = served is not None and all(ok for name, ok in checks.items() if name not in ("model", "sequence", "questions"))
         return api.Ready(ready=ready, checks=checks, model_version=served.name if served is not None else None)
 
     async def _loaded(self, version: str) -> bool:
         """Whether Triton has every model of the version."""
         return all(await asyncio.gather(*(self.client.ready(name, version) for name in MODELS)))
+
+
+def _desk_here(settings: ServeSettings) -> Desk:
+    from ray_apps.deployments.questions import QuestionDesk
+
+    return QuestionDesk(settings)
 
 
 async def _works(check: Callable[[], Awaitable[object]]) -> bool:

@@ -69,3 +69,17 @@ class ChurnSettings(StackSettings):
             if not all(0 <= v <= 1 for v in getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)}, must be 0 to 1 each")
         return self
+
+
+class QuestionSettings(StackSettings):
+    """Plain-English questions over HTTP: `REGULARS_SERVE_QUESTIONS_*`. How they are run: `REGULARS_ASK_*`."""
+
+    model_config = settings_config("REGULARS_SERVE_QUESTIONS_")
+    replicas: int = Field(1, ge=1, le=16, description="Processes that answer questions.")
+    threads: int = Field(2, ge=1, le=64, description="Questions that one of them works on at once.")
+    waiting: int = Field(16, ge=0, le=4096, description="Questions that wait for one of them beyond those; more are answered 503.")
+    deadline_s: float = Field(20.0, gt=0, le=600, description="Longest wait for an answer; above the time limit of one query.")
+    look_s: float = Field(2.0, gt=0, le=3600, description="Pause between two looks for another deployed model.")
+    csv_rows: int = Field(10_000, ge=1, le=1_000_000, description="Rows of a CSV export at most.")
+    pdf_rows: int = Field(500, ge=1, le=10_000, description="Rows of a PDF export at most.")
+    chart_scale: float = Field(2.0, ge=0.5, le=4, description="Pixels of a chart's picture for each of its units.")

@@ -274,6 +274,10 @@ async def test_openapi_describes_every_route_and_resolves(api) -> None:
         "/api/v1/customers/{customer_id}/profile", "/api/v1/ml/churn/{prediction_id}/intervention",
         "/api/v1/ml/churn/{prediction_id}/actual-churn", "/api/v1/ml/churn/at-risk", "/api/v1/predictions/batch",
         "/api/v1/predictions/batch/{job_id}",
+        *("/api/v1/ml/query" + rest for rest in (
+            "", "/templates", "/history", "/saved", "/saved/{saved_id}", "/corrections", "/corrections/{correction_id}",
+            "/{query_id}/feedback", "/{query_id}/export", "/{query_id}/chart.png",
+        )),
     }  # fmt: skip
     for name in {part.split("'")[0] for part in text.split("#/components/schemas/")[1:]}:
         assert name in schema["components"]["schemas"]

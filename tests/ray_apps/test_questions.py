@@ -12,7 +12,7 @@ from alembic import command
 from contracts.errors import Conflict, UnknownItem, UpstreamError
 from ray_apps.keys import create_key
 from ray_apps.migrations import config, upgrade_async
-from ray_apps.questions import AskedQuestion, Questions, new_id, question_corrections, question_feedback, questions
+from ray_apps.questions import AskedQuestion, Meaning, Questions, new_id, question_corrections, question_feedback, questions
 from ray_apps.store import OperationalStore
 
 NOW = datetime(2026, 10, 14, 9, 30, tzinfo=UTC)
@@ -50,7 +50,7 @@ async def test_nul_is_no_reason_to_lose_a_question(store: OperationalStore) -> N
 async def test_the_database_itself_refuses_to_change_what_was_asked(store: OperationalStore, table: sa.Table) -> None:
     found = Questions(store)
     await found.record(asked())
-    await found.add_feedback(asked(), "k1", False, None, "SELECT 1")
+    await found.add_feedback(asked(), "k1", False, None, Meaning("SELECT 1"))
     for statement in (sa.update(table).values(question="other"), sa.delete(table)):
         with pytest.raises(UpstreamError, match="failed"):
             async with store.transaction() as connection:
@@ -81,10 +81,10 @@ async def test_a_kept_question_has_a_name_of_its_own(store: OperationalStore) ->
 async def test_of_a_question_one_correction_is_in_force(store: OperationalStore) -> None:
     found = Questions(store)
     assert await found.add_feedback(asked(), "k1", True, "fine", None) is None
-    first = await found.add_feedback(asked(), "k1", False, None, "SELECT 1")
-    same = await found.add_feedback(asked(), "k2", False, None, "SELECT 1")
-    second = await found.add_feedback(asked(), "k2", False, None, "SELECT 2")
-    other = await found.add_feedback(asked("q-9", "biz-2"), "k9", False, None, "SELECT 3")
+    first = await found.add_feedback(asked(), "k1", False, None, Meaning("SELECT 1"))
+    same = await found.add_feedback(asked(), "k2", False, None, Meaning("SELECT 1"))
+    second = await found.add_feedback(asked(), "k2", False, None, Meaning("SELECT 2"))
+    other = await found.add_feedback(asked("q-9", "biz-2"), "k9", False, None, Meaning("SELECT 3"))
     assert first is not None
     assert second is not None
     assert other is not None

@@ -76,6 +76,8 @@ def upgrade() -> None:
         sa.Column("question_id", sa.Text),
         sa.Column("question", sa.Text, nullable=False),
         sa.Column("sql", sa.Text, nullable=False),
+        sa.Column("interpretation", sa.Text),
+        sa.Column("columns", sa.Text, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.UniqueConstraint("correction_id", name="question_corrections_id"),
         sa.UniqueConstraint("removes", name="question_corrections_removed_once"),
