@@ -191,7 +191,7 @@ class _Chart:
         }  # fmt: skip
         mark = {"type": "bar", "color": COLOURS[0]}
         about = f"Bar chart of {self._words(m)} for {len(points)} {words(self.shape.names[d])} values"
-        size = {"step": 22 if lying else max(24, 9 * widest)}
+        size: Any = {"step": 22} if lying else max(160, len(labels) * max(24, 9 * widest))
         return self._spec(mark, encoding, points, about, 460 if lying else size, size if lying else 280, note)
 
     def ring(self, points: list[dict[str, Any]], of: str, value: str, d: int, m: int) -> dict[str, Any]:
