@@ -58,6 +58,8 @@ _AGES = (
     (re.compile(r"\b(?:over|above|older than|at least)\s(?:the age of\s|age\s)?(\d{2})s?\b(?!\d| ?(?:%|percent|days|points|purchases|euro|dollar|[a-z]+s\b))|\b(\d{2})\s?\+"), "over"),
 )  # fmt: skip
 
+_AGED = r"\baged?\b(?! group| band| bracket| range)|\bold\b|years"
+
 
 def normalize(text: str) -> str:
     """Lower case, no accents, words of letters and digits parted by one space."""
@@ -124,7 +126,7 @@ class Catalog:
         phrases: dict[str, dict[str, list[str]]] = {}
 
         def add(phrase: str, column: str, value: str) -> None:
-            if phrase and not (len(phrase) < 3 and not phrase.isdigit()):
+            if len(phrase) >= 3 and not phrase.isdigit():
                 stored = phrases.setdefault(phrase, {}).setdefault(column, [])
                 if value not in stored:
                     stored.append(value)
@@ -147,6 +149,11 @@ class Catalog:
                     add(_STATES.get(region, normalize(region)), column, value)
                 if len(listed) <= 200 and len(phrase) >= 5:
                     fuzzy.append(normalize(value.split(",")[0]))
+        for store in values.get("transactions.store", ()):  # "the Austin stores" are those whose name begins with a city
+            words = normalize(store).split()
+            for n in (1, 2, 3):
+                if "customers.location" in phrases.get(" ".join(words[:n]), {}) and n < len(words):
+                    add(" ".join(words[:n]), "transactions.store", store)
         for nick, name in _NICKNAMES.items():
             if name in phrases:
                 phrases[nick] = phrases[name]
@@ -264,7 +271,7 @@ class Linker:
                 value(m.start(), m.end(), Value(texts, raw, like=True))
 
     def _words(self, text: str) -> list[tuple[int, int, str]]:
-        return [(m.start(), m.end(), normalize(m[0])) for m in re.finditer(r"[^\W_]+(?:['’][^\W_]+)?", text)]
+        return [(m.start(), m.end(), normalize(m[0])) for m in re.finditer(r"[^\W_]+(?:['’][^\W_]+)?|&", text)]
 
     def _known_values(self, text: str, value: Any, free: Any) -> None:
         words = [(s, e, re.sub(r" s$", "", w)) for s, e, w in self._words(text)]
@@ -296,11 +303,11 @@ class Linker:
                     fits = [a for a in self._ages if a.startswith(f"{low}-") and a.endswith(m[2])]
                     if fits:
                         value(m.start(), m.end(), Value({"customers.age_group": tuple(fits)}, m[0]))
-                elif fits and int(re.match(r"\d+", min(fits))[0]) == low and re.search(r"age|old|year", text.lower()):  # type: ignore[index]
+                elif fits and int(re.match(r"\d+", min(fits))[0]) == low and re.search(_AGED, text.lower()):  # type: ignore[index]
                     value(m.start(), m.end(), Value({"customers.age_group": tuple(fits)}, m[0]))
         for m in re.finditer(r"\b(?:under|below|younger than)\s(?:the age of\s|age\s)?(\d{2})s?\b", text.lower()):
             fits = [a for a in self._ages if re.fullmatch(r"\d+-\d+", a) and int(a.split("-")[1]) < int(m[1])]
-            if fits and re.search(r"age|old|year", text.lower()) and not re.search(r"day", text.lower()):
+            if fits and re.search(_AGED, text.lower()):
                 value(m.start(), m.end(), Value({"customers.age_group": tuple(fits)}, m[0]))
 
     def _fuzzy(self, text: str, value: Any, free: Any) -> None:

@@ -198,6 +198,8 @@ class _Lowering:
                 select = self.put(select, e, name, kind)
                 outputs.append(e)
         wheres = [self.condition(c, scope) for c in p.conditions]
+        if any(d.target == "transactions.store" for d in p.dimensions):  # a purchase on the web has no store, which is not a store without a name
+            wheres.append(exp.Not(this=exp.Is(this=scope.column("transactions.store"), expression=exp.Null())))
         havings = [self.having(h.compare, h.metric, h.operand, scope, p, groups) for h in p.having]
         select = scope.onto(select)
         if wheres:
@@ -401,8 +403,8 @@ class _Lowering:
             return exp.paren(exp.or_(*[self.condition(e, scope) for e in c.either]))
         if c.op in ("has", "hasnot"):
             select, inner = self.related(c.table, scope)
-            wheres = [self.condition(i, inner) for i in c.inner]
-            made = inner.onto(select.select(exp.Literal.number(1))).where(self.correlate(c.table, scope, inner), *wheres)
+            wheres = [self.correlate(c.table, scope, inner), *(self.condition(i, inner) for i in c.inner)]
+            made = inner.onto(select.select(exp.Literal.number(1))).where(*wheres)
             found = exp.Exists(this=made)
             return exp.Not(this=found) if c.op == "hasnot" else found
         if c.op == "hasagg":
@@ -463,6 +465,8 @@ class _Lowering:
         return exp.In(this=scope.key(key), query=some.subquery())
 
     def virtual(self, scope: _Scope, f: Field) -> exp.Expression:
+        if f.token == "transaction_items.customer_id":
+            return scope.column("transactions.customer_id")
         alias = scope.need(f.table)
 
         def col(name: str) -> exp.Expression:
@@ -471,6 +475,14 @@ class _Lowering:
         def call(name: str, *args: exp.Expression) -> exp.Expression:
             return exp.Anonymous(this=name, expressions=list(args))
 
+        if f.name in ("last_purchase_at", "first_purchase_at", "days_since_purchase"):
+            inner = _Scope(self, "transactions", scope.depth + 1)
+            at = inner.column("transactions.occurred_at")
+            found = inner.onto(exp.select((exp.Min if f.name == "first_purchase_at" else exp.Max)(this=at)))
+            found = found.where(exp.EQ(this=inner.key("customer_id"), expression=exp.column("customer_id", table=alias)))
+            if f.name != "days_since_purchase":
+                return found.subquery()
+            return call("DATE_DIFF", exp.Literal.string("day"), found.subquery(), _time(self.as_of))
         if f.name == "tenure_days":
             return call("DATE_DIFF", exp.Literal.string("day"), col("joined_at"), _time(self.as_of))
         if f.name == "duration_days":
@@ -702,14 +714,14 @@ class _Describer:
             return f"{name} is {'not known' if c.op == 'null' else 'known'}"
         if c.op in ("true", "false"):
             return f"{name} is {'yes' if c.op == 'true' else 'no'}"
-        listed = " or ".join(self.operand(o) for o in c.operands)
+        listed = " or ".join(self.operand(o, c.column) for o in c.operands)
         if c.op == "between":
             return f"{name} is between {' and '.join(self.operand(o) for o in c.operands)}"
         if c.op == "like":
             return f"{name} contains {listed}"
         return f"{name} is {({'eq': '', 'in': '', 'ne': 'not ', 'notin': 'not '} | {k: v + ' ' for k, v in _COMPARES.items() if k != 'eq'})[c.op]}{listed}"
 
-    def operand(self, o: str) -> str:
+    def operand(self, o: str, column: str = "") -> str:
         if o == "mean":
             return "the average"
         if o.startswith("="):
@@ -719,7 +731,7 @@ class _Describer:
         if o.startswith("T"):
             return f"{self.linked.times[int(o[1:])].days or 0:g} days"
         if o.startswith("V"):
-            return " or ".join(sorted({s for stored in self.linked.values[int(o[1:])].columns.values() for s in stored})[:3])
+            return " or ".join(self.linked.values[int(o[1:])].columns.get(column, ())[:3])
         n = self.linked.numbers[int(o[1:])]
         return f"{n.value:g} %" if n.percent else f"{n.value:,g}"
 

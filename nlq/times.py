@@ -167,6 +167,8 @@ def _after(m: re.Match[str], now: datetime) -> Window | None:
 
 
 def _between(m: re.Match[str], now: datetime) -> Window | None:
+    if m[0].startswith("between") and re.fullmatch(r"(?:last|this) \w+", m["first"]):
+        return None  # "the difference between last month and this month" has two
     second = _point(m["second"], now)
     first = _point(m["first"], now)
     if first is None or second is None:
@@ -181,8 +183,10 @@ def _in(m: re.Match[str], now: datetime) -> Window | None:
     return at and Window(*at, m[0], at)
 
 
-def _rolling(m: re.Match[str], now: datetime) -> Window:
+def _rolling(m: re.Match[str], now: datetime) -> Window | None:
     count, unit = _count(m["n"]), _unit(m["unit"])
+    if unit == "hour" and not re.search(r"last|past|previous|recent|trailing|latest", m[0]):
+        return None  # "took more than 4 hours" is a number
     return Window(shift(now, -count, unit), None, m[0], (now, shift(now, count, unit)), count * unit_days(unit))
 
 
@@ -246,7 +250,6 @@ _RULES: tuple[tuple[str, Callable[[re.Match[str], datetime], Window | None]], ..
     (rf"(?:in |within |during |over |for )?(?:the )?(?:next|coming|following|upcoming) {_NUMBER} {_UNIT}", _next),
     (r"(?:in |within |during |over )?(?:the )?(?:next|coming|following|upcoming) (?P<unit>day|week|month|quarter|year)", _next),
     (rf"(?:in |within |during |over |for |throughout |across )?{_LAST} {_NUMBER} {_UNIT}", _rolling),
-    (rf"(?:in |within |during |over |for |throughout |across )?{_NUMBER} (?:most recent|last|past|latest) {_UNIT}", _rolling),
     (r"(?:in |within |during |over |for )?the past (?P<n>)(?P<unit>day|week|fortnight|month|quarter|year)", _rolling),
     (r"(?:over|in|during|within|for) past (?P<n>)(?P<unit>day|week|fortnight|month|quarter|year)", _rolling),
     (r"(?:in |during |over |for )?(?:the )?(?P<which>last|previous|prior|preceding) (?:calendar |full |whole )?(?P<unit>day|week|month|quarter|year)", _calendar),
@@ -261,7 +264,6 @@ _RULES: tuple[tuple[str, Callable[[re.Match[str], datetime], Window | None]], ..
     (rf"(?:in |during |for |on |of |throughout |as of )?(?:the (?:month|year|week|quarter) of )?(?P<point>{_POINT})(?! old)", _in),
 )
 _COMPILED = tuple((re.compile(rf"(?<![\w-]){pattern}(?![\w-])", re.I), make) for pattern, make in _RULES)
-_MAY = re.compile(r"\b(?:may|mar|dec|sep|jan|oct|apr|jun|march|august)$", re.I)
 
 
 def find(text: str, now: datetime) -> Iterator[tuple[int, int, Window]]:
@@ -288,6 +290,9 @@ def find(text: str, now: datetime) -> Iterator[tuple[int, int, Window]]:
 
 
 def _is_plain_word(text: str, m: re.Match[str]) -> bool:
-    """"may" and "march" are months only with a sign of it: a preposition, a year, a day."""
-    words = m[0].split()
-    return len(words) == 1 and words[0].lower().rstrip(".") in ("may", "march", "mar", "dec", "sep", "jan") and words[0].lower() in ("may", "march")
+    """"may" and "march" alone are no months, and "over 2000" is no year."""
+    word = m[0].lower().rstrip(".")
+    if word.isdigit():
+        before = text[: m.start()].rstrip()
+        return not 2010 <= int(word) <= 2035 or bool(re.search(r"(?:[<>=$]|than|over|under|above|below|least|most|up to|exactly|exceeding|worth|spent)$", before))
+    return word in ("may", "march")

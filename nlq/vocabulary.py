@@ -80,6 +80,8 @@ def fields() -> dict[str, Field]:
         _f(c, "location", "text", "category", open=True), _f(c, "membership_tier", "enum", "category", values=TIERS),
         _f(c, "points_balance", "number", "number"), _f(c, "consent_personalization", "flag", "flag"),
         _f(c, "tenure_days", "number", "number", virtual=True),
+        _f(c, "last_purchase_at", "time", "time", virtual=True),
+        _f(c, "first_purchase_at", "time", "time", virtual=True), _f(c, "days_since_purchase", "number", "number", virtual=True),
         _f(c, "birth_month", "enum", "category", values=MONTHS, virtual=True, private=True),
         _f(p, "product_id", "id", "id", open=True), _f(p, "name", "text", "name", open=True), _f(p, "brand", "text", "category", open=True),
         _f(p, "category", "text", "category", open=True), _f(p, "price", "number", "money"),
@@ -93,7 +95,7 @@ def fields() -> dict[str, Field]:
         _f(t, "channel", "enum", "category", values=PURCHASE_CHANNELS), _f(t, "store", "text", "category", open=True),
         _f(t, "net_amount", "number", "money", virtual=True), _f(t, "weekday", "enum", "category", values=WEEKDAYS, virtual=True),
         _f(t, "weekend", "flag", "flag", virtual=True), _f(t, "hour", "number", "number", virtual=True),
-        _f(ti, "product_id", "id", "id"), _f(ti, "quantity", "number", "number"), _f(ti, "amount", "number", "money"),
+        _f(ti, "product_id", "id", "id"), _f(ti, "customer_id", "id", "id", virtual=True), _f(ti, "quantity", "number", "number"), _f(ti, "amount", "number", "money"),
         _f(e, "event_id", "id", "id"), _f(e, "customer_id", "id", "id"), _f(e, "occurred_at", "time", "time"),
         _f(e, "event_type", "enum", "category", values=EVENT_TYPES), _f(e, "reward_id", "id", "id"), _f(e, "campaign_id", "id", "id"),
         _f(e, "channel", "enum", "category", values=CHANNELS), _f(e, "value", "number", "number"),
@@ -159,7 +161,7 @@ CONDITIONS = (
     "eq", "ne", *COMPARE, "in", "notin", "like", "null", "notnull", "true", "false", "between", "during", "notduring", "has", "hasnot",
     "hasagg", "or",
 )  # fmt: skip
-CONSTANTS: dict[str, float] = {f"#{c}": float(c) for c in ("0", "1", "2", "3", "4", "5", "10", "0.5", "100")}
+CONSTANTS: dict[str, float] = {f"#{c}": float(c) for c in ("0", "1", "2", "3", "4", "5", "10", "0.5", "30", "60", "90", "100")}
 NUMBER_SLOTS = 4
 VALUE_SLOTS = 4
 TIME_SLOTS = 3
