@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
@@ -15,9 +15,10 @@ from nlq.chart import choose
 from nlq.columns import shape_of
 from nlq.corrections import Corrections
 from nlq.guard import Guarded, check
-from nlq.related import related
-from nlq.templates import PARAMETERS
+from nlq.related import nearest
+from nlq.templates import PARAMETERS, example
 from nlq.types import OutputColumn, Reason, Rows, Translation, Translator
+from nlq.wording import meaning
 
 MODEL, CORRECTION = "model", "correction"
 _VALUES_KEPT_S = 3_600.0
@@ -190,7 +191,7 @@ class Asker:
         with _timed(ms, "chart"):
             chart = choose(reading, rows, currency=self._currency)
         with _timed(ms, "related"):
-            near = related(reading.question, reading, n=self.limits.suggestions, values=self._fillers(business_id))
+            near = self._near(reading, business_id)
         return Answer(
             question=reading.question, business_id=business_id, refused=False, interpretation=reading.interpretation,
             program=reading.program, sql=reading.sql, executed_sql=guarded.sql,
@@ -200,8 +201,7 @@ class Asker:
 
     def _refusal(self, reading: Translation, business_id: str, ms: dict[str, float]) -> Answer:
         reason = reading.reason or "unsupported"
-        count = self.limits.suggestions
-        near = reading.suggestions[:count] or related(reading.question, n=count, values=self._fillers(business_id))
+        near = reading.suggestions[: self.limits.suggestions] or self._near(reading, business_id)
         return Answer(
             question=reading.question, business_id=business_id, refused=True, reason=reason, message=reading.message or _MESSAGES[reason],
             interpretation=reading.interpretation, related=near, confidence=reading.confidence, ms=ms,
@@ -213,23 +213,31 @@ class Asker:
         except ArtifactError:
             return None  # a business without purchases has no end of its data
 
-    def _fillers(self, business_id: str) -> dict[str, str]:
-        """Fillers of related questions that this business has: its largest city, its best-sold product, and so on. Kept for an hour."""
-        kept = self._values.get(business_id)
-        if kept is not None and time.monotonic() - kept[0] < _VALUES_KEPT_S:
-            return kept[1]
-        found: dict[str, str] = {}
-        for name, parameter in PARAMETERS.items():
-            if parameter.values_sql is None:
-                continue
-            try:
-                guarded = check(parameter.values_sql, business_id=business_id, row_limit=1)
-                rows = self._engine.run(guarded.sql, business_id, limit=1)
-            except StackError:
-                continue  # the default stands; what is broken shows where it is asked for
-            if rows.data:
-                found[name] = str(rows.data[0][0])
-        self._values[business_id] = (time.monotonic(), found)
+    def _near(self, reading: Translation, business_id: str) -> tuple[str, ...]:
+        """Related questions, with values that this business has: its largest city, its best-sold product, and so on."""
+        count = self.limits.suggestions
+        if count == 0:
+            return ()
+        chosen = nearest(reading.question, reading, n=count + 1)
+        values = self._fillers(business_id, {name for template in chosen for name in template.parameters})
+        texts = [example(template, values) for template in chosen]
+        asked = meaning(reading.question)
+        return tuple(text for text in texts if meaning(text) != asked)[:count]
+
+    def _fillers(self, business_id: str, names: set[str]) -> dict[str, str]:
+        """Values of blanks, looked up once an hour. A blank that cannot be looked up keeps its default: what is broken shows elsewhere."""
+        since, found = self._values.get(business_id, (0.0, {}))
+        if not found or time.monotonic() - since > _VALUES_KEPT_S:
+            since, found = time.monotonic(), {}
+        for name in sorted(names - found.keys()):
+            sql = PARAMETERS[name].values_sql
+            rows = None
+            if sql is not None:
+                with suppress(StackError):
+                    guarded = check(sql, business_id=business_id, row_limit=1)
+                    rows = self._engine.run(guarded.sql, business_id, limit=1)
+            found = {**found, name: str(rows.data[0][0]) if rows is not None and rows.data else PARAMETERS[name].default}
+        self._values[business_id] = (since, found)
         return found
 
 

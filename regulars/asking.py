@@ -62,7 +62,8 @@ def ask(
     lines = _lines(batch) if batch is not None else []
     with Engine(warehouse or Home(home).warehouse, settings) as engine:
         whose = _business(engine, business)
-        asker = Asker(_translator(home, engine), engine, limits=Limits(rows=settings.row_limit), currency=currency)
+        limits = Limits(rows=settings.row_limit, suggestions=0 if batch is not None else 3)
+        asker = Asker(_translator(home, engine), engine, limits=limits, currency=currency)
         if batch is not None:
             _answer_all(asker, whose, lines)
             return
@@ -96,7 +97,9 @@ def _business(engine: Engine, asked: str | None) -> str:
         if asked not in found:
             raise UnknownItem(f"no business {asked!r} in {engine.root}, there are {', '.join(found)}. Take one with --business.")
         return asked
-    return found[0] if len(found) == 1 else max(found, key=lambda b: (engine.run("SELECT count(*) FROM customers", b).data[0][0], b))
+    return (
+        found[0] if len(found) == 1 else max(found, key=lambda b: engine.run("SELECT count(*) FROM customers", b).data[0][0])
+    )  # the first of equals
 
 
 # ---- a file of questions ----------------------------------------------------------------------------------------------------
