@@ -460,7 +460,7 @@ def _utc(when: datetime) -> str:
 
 def _json(value: Any) -> Any:
     """A cell as JSON has it."""
-    if isinstance(value, Decimal):
+    if isinstance(value, Decimal) or (isinstance(value, int) and abs(value) > 2**53):
         return float(value)
     if isinstance(value, datetime | date):
         return value.isoformat()

@@ -116,6 +116,9 @@ def shape_of(translation: Translation, rows: Rows) -> Shape:
         kinds = tuple(c.kind for c in declared)
     else:
         kinds = tuple(guess(name, [row[i] for row in rows.data]) for i, name in enumerate(rows.columns))
+    # What is declared a quantity and holds something else (text, an interval) cannot be compared or drawn.
+    numbers = tuple(all(isinstance(row[i], int | float | Decimal | None) for row in rows.data) for i in range(len(kinds)))
+    kinds = tuple("text" if kind in MEASURES and not fits else kind for kind, fits in zip(kinds, numbers, strict=True))
     return Shape(rows, kinds, order_of(translation.sql or "", rows.columns))
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+import json
+import random
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from nlq.answer import sentence
+from nlq.chart import choose
 from nlq.columns import Shape, grain_of, guess, moment, order_of, period, plural, shape_of, shown, words
 from nlq.types import OutputColumn, Rows, Translation
 
@@ -277,3 +280,36 @@ def test_an_id_is_no_label_beside_a_name_that_tells_rows_apart() -> None:
     assert isinstance(unique, Shape)
     assert unique.labels == (1,)
     assert shape_of(reading, Rows(("reward_id", "name"), (("r1", "A"), ("r2", "A")))).labels == (0, 1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_the_rows_hold_there_is_a_sentence_and_a_drawable_chart_or_none(seed: int) -> None:
+    """Kinds, values, names and orders at random: quantities that are text, dates that are none, missing values, two columns of one name."""
+    rng = random.Random(seed)
+    moments = (
+        datetime(2026, 1, 1, tzinfo=UTC),
+        datetime(2026, 3, 1, tzinfo=UTC),
+        datetime(2026, 1, 1),
+        date(2026, 1, 9),
+        "Monday",
+        "2026-03",
+        7,
+        2026,
+    )
+    numbers = (0, 1, -3, 2.5, 10**20, float("nan"), float("inf"), Decimal("1.5"), True, "x", timedelta(1), None)
+    pools = {
+        "id": ("c1", "c2", "c3"), "name": ("a" * 60, "é", "b", None), "category": ("GOLD", "18-24", "", None), "text": ("t" * 99, "u"),
+        "flag": (True, False, None), "time": moments, "number": numbers, "money": (Decimal(-5), Decimal(7), None), "fraction": (0.0, 0.4, 1.0),
+        "percent": (0.0, 40.0),
+    }  # fmt: skip
+    for _ in range(150):
+        kinds = rng.choices(list(pools), k=rng.randint(1, 4))
+        names = tuple(rng.choice(("month", "n", "a b", "weekday", "name", "year")) + rng.choice(("", str(i))) for i in range(len(kinds)))
+        rows = tuple(tuple(rng.choice(pools[k]) for k in kinds) for _ in range(rng.choice((0, 1, 2, 3, 5, 12, 40))))
+        declared = tuple(OutputColumn(n, k) for n, k in zip(names, kinds, strict=True)) if rng.random() < 0.8 else ()  # type: ignore[arg-type]
+        sql = rng.choice(("SELECT 1", "SELECT * FROM t ORDER BY 2 DESC LIMIT 5", "SELECT * FROM t ORDER BY 1", "(("))
+        reading = Translation("q", False, sql=sql, columns=declared)
+        text = sentence(reading, Rows(names, rows, rng.random() < 0.2), as_of=datetime(2026, 3, 5, tzinfo=UTC))
+        assert text.endswith(".")
+        assert "nan" not in text
+        json.dumps(choose(reading, Rows(names, rows)), allow_nan=False)
