@@ -299,8 +299,8 @@ def test_whatever_the_rows_hold_there_is_a_sentence_and_a_drawable_chart_or_none
     numbers = (0, 1, -3, 2.5, 10**20, float("nan"), float("inf"), Decimal("1.5"), True, "x", timedelta(1), None)
     pools = {
         "id": ("c1", "c2", "c3"), "name": ("a" * 60, "é", "b", None), "category": ("GOLD", "18-24", "", None), "text": ("t" * 99, "u"),
-        "flag": (True, False, None), "time": moments, "number": numbers, "money": (Decimal(-5), Decimal(7), None), "fraction": (0.0, 0.4, 1.0),
-        "percent": (0.0, 40.0),
+        "flag": (True, False, None), "time": moments, "number": numbers, "money": (Decimal(-5), Decimal(7), None),
+        "fraction": (0.0, 0.4, 1.0), "percent": (0.0, 40.0),
     }  # fmt: skip
     for _ in range(150):
         kinds = rng.choices(list(pools), k=rng.randint(1, 4))
