@@ -8,6 +8,7 @@ The model reads the linked text, so that a city it never saw is as good as one i
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -119,6 +120,7 @@ class Catalog:
     several_scores: bool = False
     longest: int = 1
     fuzzy: tuple[str, ...] = ()
+    shared: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
     def build(cls, values: Mapping[str, Iterable[str]], as_of: datetime, several_scores: bool = False) -> Catalog:
@@ -159,7 +161,8 @@ class Catalog:
                 phrases[nick] = phrases[name]
         longest = max((len(p.split()) for p in phrases), default=1)
         made = {p: {c: tuple(v) for c, v in by.items()} for p, by in phrases.items()}
-        return cls(as_of, made, several_scores, min(longest, 10), tuple(dict.fromkeys(fuzzy)))
+        shared = {c: frozenset(shared_words(values.get(c, ())) - set(made)) for c in sorted(set(_SEARCHED.values()))}
+        return cls(as_of, made, several_scores, min(longest, 10), tuple(dict.fromkeys(fuzzy)), shared)
 
     @classmethod
     def read(cls, connection: Any, business_id: str, as_of: datetime) -> Catalog:
@@ -174,6 +177,28 @@ class Catalog:
             "SELECT count(*) > count(DISTINCT customer_id) FROM customer_risk_scores WHERE business_id = $b", {"b": business_id}
         ).fetchall()
         return cls.build(values, as_of, bool(count[0][0]))
+
+
+_SEARCHED = {"product": "products.name", "item": "products.name", "reward": "rewards.name", "offer": "rewards.name", "deal": "rewards.name", "perk": "rewards.name",
+             "campaign": "campaigns.name"}  # fmt: skip
+_NOT_SEARCHED = _PLAIN | frozenset(
+    "off on of and or with in to free item items buy one get week back cash points point bonus bogo discount cashback experience upgrade informational day double triple "
+    "email push sms app web store first last best worst many which what how show list our their these those active expired running current live valid available cheap cheapest "
+    "expensive popular redeemed sold viewed small large medium big bigger least fewest each every per by for from few several some certain different distinct number "
+    "coffee tea bakery breakfast salads smoothies sandwiches snacks desserts pantry spend single extra more".split()
+)
+
+
+def shared_words(names: Iterable[str]) -> set[str]:
+    """Words, and pairs of words, that at least two names have in common and that are no plain words of questions."""
+    counts: dict[str, int] = {}
+    for name in names:
+        words = normalize(name).split()
+        singles = {w for w in words if len(w) > 2 and w.isalpha() and w not in _NOT_SEARCHED}
+        both = {f"{a} {b}" for a, b in itertools.pairwise(words) if a.isalpha() and b.isalpha() and len(a) > 2 and len(b) > 2 and "week" not in (a, b)}
+        for w in singles | both:
+            counts[w] = counts.get(w, 0) + 1
+    return {w for w, n in counts.items() if n >= 2}
 
 
 def _singular(word: str) -> str:
@@ -218,12 +243,20 @@ class Linker:
         self._quoted(text, value)
         self._known_values(text, value, free)
         self._ages_in(text, value)
-        for start, end, window in find(text.lower(), self.catalog.as_of):
+        self._searched(text, value, free)
+        masked = [c.lower() if len(c.lower()) == 1 else c for c in text]
+        for f in found:  # "Sol y Mar last year" holds no month
+            masked[f.start : f.end] = "#" * (f.end - f.start)
+        for start, end, window in find("".join(masked), self.catalog.as_of):
             if free(start, end) and len(times) < TIME_SLOTS:
                 times.append(window)
                 ahead = f" {text[start:end].lower()}" if re.search(r"next|coming|upcoming|following|day", window.label, re.I) else ""
                 found.append(_Found(start, end, f"[T{len(times) - 1}]", ahead))
         self._fuzzy(text, value, free)
+        for m in re.finditer(r"\b(\d{1,2})\s?([ap])\.?m\b\.?", text, re.I):
+            if free(m.start(), m.end()) and len(numbers) < NUMBER_SLOTS and 1 <= int(m[1]) <= 12:
+                numbers.append(Number(float(int(m[1]) % 12 + (12 if m[2].lower() == "p" else 0))))
+                found.append(_Found(m.start(), m.end(), f"[N{len(numbers) - 1}]", f" {m[2].lower()}m"))
         for m in _NUMBER.finditer(text):
             if free(m.start(), m.end()) and len(numbers) < NUMBER_SLOTS:
                 scale = {"k": 1e3, "thousand": 1e3, "grand": 1e3}.get((m["k"] or "").lower(), 1e6 if m["k"] else 1.0)
@@ -303,12 +336,33 @@ class Linker:
                     fits = [a for a in self._ages if a.startswith(f"{low}-") and a.endswith(m[2])]
                     if fits:
                         value(m.start(), m.end(), Value({"customers.age_group": tuple(fits)}, m[0]))
-                elif fits and int(re.match(r"\d+", min(fits))[0]) == low and re.search(_AGED, text.lower()):  # type: ignore[index]
+                elif fits and int(re.match(r"\d+", min(fits))[0]) == low and (m[0].endswith("+") or re.search(_AGED, text.lower())):  # type: ignore[index]
                     value(m.start(), m.end(), Value({"customers.age_group": tuple(fits)}, m[0]))
+        people = r"\b(?:customers?|members?|shoppers?|people|users?|women|men|clients?|buyers?|cust\w+|everyone|those)\s(under|over|above|below)[ -](\d\d)s?\b(?!\s?(?:%|percent|\w*points|purchases|orders|days|dollars|tickets|visits))"
+        for m in re.finditer(people, text.lower()):
+            young = m[1] in ("under", "below")
+            limit = int(m[2])
+            bounds = [(a, int(re.findall(r"\d+", a)[0]), int((re.findall(r"\d+", a) + ["999"])[1])) for a in self._ages if re.match(r"\d", a)]
+            fits = [a for a, low, high in bounds if (high < limit if young else low >= limit)]
+            edge = any((high + 1 == limit) if young else low == limit for _, low, high in bounds)
+            if fits and edge:
+                value(m.start(1), m.end(2), Value({"customers.age_group": tuple(fits)}, m[0]))
         for m in re.finditer(r"\b(?:under|below|younger than)\s(?:the age of\s|age\s)?(\d{2})s?\b", text.lower()):
             fits = [a for a in self._ages if re.fullmatch(r"\d+-\d+", a) and int(a.split("-")[1]) < int(m[1])]
             if fits and re.search(_AGED, text.lower()):
                 value(m.start(), m.end(), Value({"customers.age_group": tuple(fits)}, m[0]))
+
+    def _searched(self, text: str, value: Any, free: Any) -> None:
+        """"vegan products": a word that several names share, before the thing it is in."""
+        for m in re.finditer(r"((?:[A-Za-z][\w-]*[ ]){1,2})(products?|items?|rewards?|offers?|deals?|perks?|campaigns?)\b", text, re.I):
+            column = _SEARCHED[m[2].lower().rstrip("s")]
+            words = m[1].split()
+            for taken in (words, words[-1:]):
+                phrase = normalize(" ".join(taken))
+                start = m.end(1) - 1 - len(" ".join(taken))
+                if phrase in self.catalog.shared.get(column, ()) and free(start, m.end(1) - 1):
+                    value(start, m.end(1) - 1, Value({column: (" ".join(taken),)}, phrase, like=True))
+                    break
 
     def _fuzzy(self, text: str, value: Any, free: Any) -> None:
         """A word no one knows that is nearly a value: a misspelt city or category."""

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import sqlglot.expressions as exp
 
 from contracts.errors import ContractError
+from contracts.tables import TIERS
 from nlq.link import Linked
 from nlq.program import Condition, Dimension, Metric, Program, Simple, Wrapped
 from nlq.times import Window
@@ -492,6 +493,13 @@ class _Lowering:
             return exp.paren(exp.Sub(this=col("amount"), expression=less))
         if f.name in ("active", "expired", "running"):
             return self.current(f, col)
+        if f.name in ("upgrade", "downgrade"):
+            ranks = []
+            for side in ("to", "from"):
+                tier = call("JSON_EXTRACT_STRING", col("metadata"), exp.Literal.string(f"$.{side}"))
+                ranks.append(exp.Case(this=tier, ifs=[exp.If(this=exp.Literal.string(t), true=exp.Literal.number(i)) for i, t in enumerate(TIERS)]))
+            is_change = exp.EQ(this=col("event_type"), expression=exp.Literal.string("tier_change"))
+            return exp.paren(exp.and_(is_change, (exp.GT if f.name == "upgrade" else exp.LT)(this=ranks[0], expression=ranks[1])))
         if f.name in ("from_tier", "to_tier"):
             return call("JSON_EXTRACT_STRING", col("metadata"), exp.Literal.string("$." + f.name.split("_")[0]))
         if f.name == "birth_month":

@@ -151,6 +151,20 @@ def _date(year: int, month: int, day: int) -> datetime | None:
         return None
 
 
+def _half(m: re.Match[str], now: datetime) -> Window | None:
+    year = int(m["year"]) if m["year"] else now.year - (m["which"] == "last")
+    first = m["half"].lower() in ("first", "1st", "h1")
+    start = datetime(year, 1 if first else 7, 1, tzinfo=UTC)
+    if not m["year"] and not m["which"] and start > now:
+        start = add_months(start, -12)
+    return Window(start, add_months(start, 6), m[0], (start, add_months(start, 6)))
+
+
+def _month_of_year(m: re.Match[str], now: datetime) -> Window:
+    start = datetime(now.year - (m["which"] == "last"), MONTHS[m["month"].lower()], 1, tzinfo=UTC)
+    return Window(start, add_months(start, 1), m[0], (start, add_months(start, 1)))
+
+
 def _since(m: re.Match[str], now: datetime) -> Window | None:
     at = _point(m["point"], now)
     return at and Window(at[0], None, m[0], (at[0], None))
@@ -244,6 +258,9 @@ _RULES: tuple[tuple[str, Callable[[re.Match[str], datetime], Window | None]], ..
     (rf"(?:between|from) (?P<first>{_POINT}) (?:and|to|till|until|through|thru|-) (?P<second>{_POINT})", _between),
     (rf"(?P<more>more than|over|at least|less than) {_NUMBER} {_UNIT} ago", _ago),
     (rf"(?P<more>){_NUMBER} {_UNIT} ago", _ago),
+    (r"(?:in |during |for )?(?:the )?(?P<half>first|second|1st|2nd) half(?: of (?:(?:the )?(?P<which>this|last)? ?year|(?P<year>(?:19|20)\d\d)))?", _half),
+    (r"(?:in |during |for )?(?P<which>)(?P<half>h1|h2)(?: (?P<year>(?:19|20)\d\d))?", _half),
+    (rf"(?:in |during |for )?{_MONTH}(?: of)? (?P<which>this|last) year", _month_of_year),
     (r"same (?P<unit>week|month|quarter) (?:of )?last year", _same_last_year),
     (r"(?:the )?(?P<unit>week|month|quarter|year) (?:before (?:last|that|it)|prior)", _before_last),
     (rf"(?:the )?{_NUMBER} {_UNIT} before (?:that|it|then)", _previous_rolling),
@@ -294,5 +311,5 @@ def _is_plain_word(text: str, m: re.Match[str]) -> bool:
     word = m[0].lower().rstrip(".")
     if word.isdigit():
         before = text[: m.start()].rstrip()
-        return not 2010 <= int(word) <= 2035 or bool(re.search(r"(?:[<>=$]|than|over|under|above|below|least|most|up to|exactly|exceeding|worth|spent)$", before))
+        return not 2010 <= int(word) <= 2035 or bool(re.search(r"(?:[<>=$]|than|over|under|above|below|least|most|up to|exactly|exceeding)$", before))
     return word in ("may", "march")

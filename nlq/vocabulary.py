@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from contracts.tables import (
+from contracts.values import (
     CHANNELS,
     CLV_SEGMENTS,
     COVERAGES,
@@ -99,6 +99,7 @@ def fields() -> dict[str, Field]:
         _f(e, "event_id", "id", "id"), _f(e, "customer_id", "id", "id"), _f(e, "occurred_at", "time", "time"),
         _f(e, "event_type", "enum", "category", values=EVENT_TYPES), _f(e, "reward_id", "id", "id"), _f(e, "campaign_id", "id", "id"),
         _f(e, "channel", "enum", "category", values=CHANNELS), _f(e, "value", "number", "number"),
+        _f(e, "upgrade", "flag", "flag", virtual=True), _f(e, "downgrade", "flag", "flag", virtual=True),
         _f(e, "from_tier", "enum", "category", values=TIERS, virtual=True), _f(e, "to_tier", "enum", "category", values=TIERS, virtual=True),
         _f(k, "ticket_id", "id", "id", open=True), _f(k, "customer_id", "id", "id"), _f(k, "created_at", "time", "time"),
         _f(k, "channel", "enum", "category", values=CHANNELS), _f(k, "issue_type", "enum", "category", values=ISSUE_TYPES),

@@ -16,7 +16,7 @@ from regulars.common import DEFAULT_HOME, HomeOption, JsonOption, console, error
 if TYPE_CHECKING:
     from nlq.execute import Engine
     from nlq.pipeline import Answer, Asker
-    from nlq.types import Translator
+    from nlq.translate import ModelTranslator
 
 SHOWN_ROWS = 40
 _BLOCKS = " ▏▎▍▌▋▊▉█"
@@ -63,7 +63,7 @@ def ask(
     with Engine(warehouse or Home(home).warehouse, settings) as engine:
         whose = _business(engine, business)
         limits = Limits(rows=settings.row_limit, suggestions=0 if batch is not None else 3)
-        asker = Asker(_translator(home, engine), engine, limits=limits, currency=currency)
+        asker = Asker(_translator(engine), engine, limits=limits, currency=currency)
         if batch is not None:
             _answer_all(asker, whose, lines)
             return
@@ -75,16 +75,11 @@ def ask(
         _show(answer, sql, currency)
 
 
-def _translator(home: Path, engine: Engine) -> Translator:
-    """The model of this home, in this process."""
-    from contracts.errors import ArtifactError
+def _translator(engine: Engine) -> ModelTranslator:
+    """The model that comes with the product, in this process."""
+    from nlq.translate import open_translator
 
-    try:
-        from nlq.translate import open_translator  # type: ignore[import-not-found,unused-ignore]
-    except ImportError as exc:
-        raise ArtifactError("no text-to-sql model is here to read questions. Train one: regulars train text-to-sql") from exc
-    translator: Translator = open_translator(home=home, engine=engine)
-    return translator
+    return open_translator(engine)
 
 
 def _business(engine: Engine, asked: str | None) -> str:

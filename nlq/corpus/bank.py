@@ -4,6 +4,7 @@ In a question, `(how many|number of|)` is a choice, which may be nested, and `{c
 
     {city} {state} {store} {category} {brand} {product} {reward} {campaign} {segment} {customer} (a name) {customer_id} {reward_id} {product_id}
     {campaign_id} {segment_id} {ticket_id} {transaction_id} {age}      values of the data
+    {product_word} {reward_word} {campaign_word}     a word that names of these share ("vegan"): like products.name V0
     {n} {n:1-20} {money} {money:50-500} {pct} {pct:50-90} {points} {days}     numbers
     {past} any stretch of the past ("last 30 days", "in March", "this year", "since June")   {roll} a rolling one ("last 30 days")
     {gap} for how long something did not happen ("in 60 days", "for three months")   {cal} {cal2} two calendar periods that can be compared
@@ -14,6 +15,8 @@ The program names what the question mentions as N0, N1, V0, V1, T0, T1: numbers,
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from contracts.errors import ContractError
+from nlq.link import shared_words
 from nlq.program import parse
 
 FOLDER = Path(__file__).parent / "phrases"
@@ -72,6 +76,15 @@ def read(folder: Path = FOLDER) -> list[Line]:
     return lines
 
 
+def held_out(line: Line) -> bool:
+    """Whether a line is kept for measuring: one in twelve, by its program, so that no wording of that program is trained on.
+
+    A refusal is kept back by its question.
+    """
+    text = line.question if line.program.startswith("refuse") else line.program
+    return hashlib.sha256(text.encode()).digest()[0] % 12 == 0
+
+
 def expand(line: Line, values: Values, rng: np.random.Generator) -> str:
     """One question of a line, choices and values drawn.
 
@@ -94,6 +107,9 @@ def choose(text: str, rng: np.random.Generator) -> str:
 
 def fill(name: str, low: str | None, high: str | None, values: Values, rng: np.random.Generator, where: str = "") -> str:
     """Words for one placeholder."""
+    if name.endswith("_word"):
+        found = name_words(tuple(values[{"product": "products.name", "reward": "rewards.name", "campaign": "campaigns.name"}[name[:-5]]]))
+        return found[rng.integers(len(found))]
     if name in _COLUMNS:
         found = values[_COLUMNS[name]]
         value = str(found[rng.integers(len(found))])
@@ -106,6 +122,12 @@ def fill(name: str, low: str | None, high: str | None, values: Values, rng: np.r
     if made is None:
         raise ContractError(f"{where}: unknown placeholder {{{name}}}. See the list in nlq/corpus/bank.py")
     return made(rng)
+
+
+@functools.cache
+def name_words(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Words and pairs of words that several names share ("vegan", "come back"), which a question may search for."""
+    return tuple(sorted(shared_words(names)))
 
 
 def _number(name: str, low: str | None, high: str | None, rng: np.random.Generator) -> str:

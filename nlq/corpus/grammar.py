@@ -69,6 +69,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("(number of |total |)(reviews|product reviews|reviews written|reviews left)", "count events", "events", "count", "eq events.event_type =review"),
     Metric("(average|avg|mean) (review score|review rating|star rating of reviews|review stars|review)", "avg events.value", "events", "what", "eq events.event_type =review"),
     Metric("(number of |total |)(tier changes|level changes|status changes|changes of tier)", "count events", "events", "count", "eq events.event_type =tier_change"),
+    Metric("(number of |)(tier |)upgrades", "count events", "events", "count", "true events.upgrade"), Metric("(number of |)(tier |)downgrades", "count events", "events", "count", "true events.downgrade"),
     Metric("(total |sum of |number of |)(points earned|earned points|points given out|points awarded|points collected)", "sum events.value", "events", "count", "eq events.event_type =points_earned"),
     Metric("(total |sum of |number of |)(points expired|expired points|points lost|points that expired)", "sum events.value", "events", "count", "eq events.event_type =points_expired"),
     Metric(f"(number of |)(unique |distinct |){_CUST} (who|that) redeemed (a reward|an offer|something|rewards|)", "distinct events.customer_id", "events", "count", "eq events.event_type =redemption"),
@@ -146,13 +147,13 @@ GROUPS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "customers": _PERSON_GROUPS, "customer_risk_scores": _PERSON_GROUPS,
     "transactions": (("(channel|sales channel|purchase channel)", "channels", "transactions.channel"), ("(store|shop|branch|outlet|location)", "(stores|shops|branches|outlets)", "transactions.store"),
                      ("(store|shop)", "(stores|shops)", "transactions.store"), ("(customer|member|shopper|client)", "(customers|members|shoppers|clients|buyers|spenders)", "customers"),
-                     ("(day of the week|weekday|day of week)", "weekdays", "weekday transactions.occurred_at"), ("(hour|hour of the day|time of day)", "hours", "hour transactions.occurred_at"), *_PERSON_GROUPS),
+                     ("(day of the week|weekday|day of week)", "weekdays", "weekday transactions.occurred_at"), ("(weekend or weekday|weekend and weekday|weekend versus weekday)", "weekends", "transactions.weekend"), ("(hour|hour of the day|time of day)", "hours", "hour transactions.occurred_at"), *_PERSON_GROUPS),
     "transaction_items": (("(product category|category|kind of product)", "(categories|product categories)", "products.category"), ("(brand|product brand)", "brands", "products.brand"),
                           ("(product|item|article)", "(products|items|articles)", "products"), ("(product|item)", "(products|items)", "products"), ("(store|shop)", "stores", "transactions.store"),
                           ("channel", "channels", "transactions.channel"), *_PERSON_GROUPS[:4]),
     "events": (("(reward|offer|deal|perk)", "(rewards|offers|deals|perks)", "rewards"), ("(reward|offer)", "(rewards|offers)", "rewards"), ("(reward category|category|offer category)", "(categories|reward categories)", "rewards.category"),
                ("(reward type|type of reward|offer type|type of offer|kind of reward)", "reward types", "rewards.reward_type"), ("campaign", "campaigns", "campaigns"),
-               ("channel", "channels", "events.channel"), ("(customer|member)", "(customers|members)", "customers"), *_PERSON_GROUPS),
+               ("channel", "channels", "events.channel"), ("(event type|type of event|kind of event|event)", "event types", "events.event_type"), ("(customer|member)", "(customers|members)", "customers"), *_PERSON_GROUPS),
     "tickets": (("(issue type|type of issue|issue|kind of problem|topic|problem type)", "issue types", "tickets.issue_type"), ("channel", "channels", "tickets.channel"),
                 ("sentiment", "sentiments", "tickets.sentiment"), ("rating", "ratings", "tickets.rating"), ("(customer|member)", "(customers|members)", "customers"), *_PERSON_GROUPS),
     "rewards": (("(category|reward category)", "categories", "rewards.category"), ("(type|reward type|kind)", "(types|reward types)", "rewards.reward_type")),
@@ -226,6 +227,10 @@ def _threshold(before: str, after: str, column: str, place: str) -> Filter:
         name, _, bounds = place.partition(":")
         low, high = bounds.split("-") if bounds else (None, None)
         shown, meant = d.fill(name, low, high)
+        if d.chance(0.07) and place in ("points", "pct", "money", "money:20000-120000") and d.surfaces[-1][0] == "N":
+            d.surfaces.pop()
+            up = d.chance(0.7)
+            return d.words(f"{before} {'(above|higher than|over|more than|greater than)' if up else '(below|lower than|under|less than)'} (average|the average) {after}"), ["gt" if up else "lt", column, "mean"]
         if d.chance(0.1) and place in ("n", "money", "points"):
             second, _ = d.fill(name, low, high)
             return d.words(f"{before} between {shown} and {second} {after}"), ["between", column, shown, second]
@@ -426,6 +431,11 @@ PERSON: tuple[Filter, ...] = (
     _with("(who|that) will churn (within|in) <0> days", "le customer_risk_scores.days_until_churn <0>", "n:7-90") if False else _fixed("with (sparse|little) (data|history)", "eq customer_risk_scores.coverage =sparse"),
     _with("(whose|with a) last purchase (was |) <0>", "during customers.last_purchase_at <0>", "ago"), _with("(whose|with their) (first|very first) (purchase|order) (was |) <0>", "during customers.first_purchase_at <0>", "past"),
     _with("whose last (purchase|order|visit) was <0>", "during customers.last_purchase_at <0>", "past"), _threshold("(inactive for|with no purchase for|who last bought)", "days (ago|)", "customers.days_since_purchase", "n:20-120") if False else _fixed("(who churned|who have churned|that lapsed|who have lapsed|who are inactive)", "ge customers.days_since_purchase #90"),
+    _fixed("who (shop|buy|order|purchase) only (online|on the web)", "has transactions eq transactions.channel =web ) hasnot transactions ne transactions.channel =web )"),
+    _fixed("who (only|exclusively) (shop|buy|order|purchase) (in stores|in store)", "has transactions eq transactions.channel =store ) hasnot transactions ne transactions.channel =store )"),
+    _fixed("who (only|exclusively) (shop|buy|order) (in|through) the app", "has transactions eq transactions.channel =app ) hasnot transactions ne transactions.channel =app )"),
+    _fixed("(who were|that were|who have been) (downgraded|moved down a tier)", "has events true events.downgrade )"), _fixed("(who were|that were|who have been) (upgraded|moved up a tier|promoted)", "has events true events.upgrade )"),
+    _with("(who were|that were|who got) (upgraded|promoted|moved up) <0>", "has events true events.upgrade during events.occurred_at <0> )", "past"), _with("(who were|that were|who got) (downgraded|moved down) <0>", "has events true events.downgrade during events.occurred_at <0> )", "past"),
     _did, _did, _did, _often, _often, _spent, _spent, _bought, _bought, _bought, _bought, _complained,
 )  # fmt: skip
 FACTS: dict[str, tuple[Filter, ...]] = {
@@ -433,6 +443,7 @@ FACTS: dict[str, tuple[Filter, ...]] = {
         _enum("transactions.channel", {"app": "(in the app|via the app|through the app|on the app|app)", "web": "(online|on the website|on the web|via the web|web)", "store": "(in store|in stores|in-store|in the shops)"}, ("*", "*")),
         _with("(at|in|from) (the |) <0> (store|)", "eq transactions.store <0>", "store"), _with("(at|in) <0>", "eq transactions.store <0>", "store"), _fixed("on (weekends|the weekend|saturdays and sundays)", "true transactions.weekend"),
         _fixed("on weekdays", "false transactions.weekend"), _enum("transactions.weekday", _ORDINAL, ("on *",)), _threshold("(of|worth|with an amount of|)", "", "transactions.amount", "money"),
+        _with("before <0> (in the morning|am|a.m.|o'clock|)", "lt transactions.hour <0>", "n:7-12"), _with("after <0> (pm|p.m.)", "ge transactions.hour <0>", "n:2-10"),
         _fixed("with (a |) discount", "gt transactions.discount_amount #0"), _fixed("without (a |) discount", "eq transactions.discount_amount #0"), _with("(by|of|from) <0>", "eq customers.customer_id <0>", "customer_id"),
     ),
     "transaction_items": (
@@ -475,9 +486,9 @@ FACTS: dict[str, tuple[Filter, ...]] = {
 }  # fmt: skip
 _ADJ_FACT: dict[str, tuple[Filter, ...]] = {
     "tickets": (_enum("tickets.sentiment", {"POSITIVE": "positive", "NEGATIVE": "negative", "NEUTRAL": "neutral"}, ("*",)), _enum("tickets.issue_type", _ISSUE, ("*",)), _enum("tickets.channel", _CHANNEL, ("*",)), _fixed("(open|unresolved)", "null tickets.resolution_hours")),
-    "rewards": (_enum("rewards.reward_type", _TYPE, ("*",)), _with("<0>", "eq rewards.category <0>", "category"), _fixed("(active|current|valid|live|available)", "true rewards.active"), _fixed("(expired|outdated)", "true rewards.expired")),
-    "products": (_with("<0>", "eq products.category <0>", "category"), _with("<0>", "eq products.brand <0>", "brand")),
-    "campaigns": (_enum("campaigns.channel", _CHANNEL, ("*",)), _fixed("(running|active|current|ongoing)", "true campaigns.running")),
+    "rewards": (_enum("rewards.reward_type", _TYPE, ("*",)), _with("<0>", "eq rewards.category <0>", "category"), _with("<0>", "like rewards.name <0>", "reward_word"), _fixed("(active|current|valid|live|available)", "true rewards.active"), _fixed("(expired|outdated)", "true rewards.expired")),
+    "products": (_with("<0>", "eq products.category <0>", "category"), _with("<0>", "eq products.brand <0>", "brand"), _with("<0>", "like products.name <0>", "product_word"), _with("<0>", "like products.name <0>", "product_word")),
+    "campaigns": (_enum("campaigns.channel", _CHANNEL, ("*",)), _with("<0>", "like campaigns.name <0>", "campaign_word"), _fixed("(running|active|current|ongoing)", "true campaigns.running")),
     "transaction_items": (_with("<0>", "eq products.category <0>", "category"), _with("<0>", "eq products.brand <0>", "brand"), _with("<0>", "eq products.name <0>", "product")),
     "transactions": (_enum("transactions.channel", {"app": "app", "web": "(online|web)", "store": "(store|in-store)"}, ("*",)), _with("<0>", "eq customers.location <0>", "city"), _enum("transactions.weekday", {k: k for k in _ORDINAL}, ("*",)), _fixed("weekend", "true transactions.weekend"), _with("<0>", "eq transactions.store <0>", "store")),
     "events": (_with("<0>", "eq rewards.category <0>", "category"),),
@@ -498,6 +509,15 @@ SORTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     "segments": (("(biggest|largest|highest)", "(smallest|lowest)", "(size|sizes|number of customers)", "segments.size"), ("(highest|worst)", "(lowest|best)", "churn rate", "segments.churn_rate"), ("(highest|best)", "(lowest|worst)", "(average clv|clv|lifetime value)", "segments.average_clv"), ("(highest|best)", "(lowest|worst)", "redemption rate", "segments.redemption_rate")),
     "tickets": (("(longest|highest)", "shortest", "(resolution time|time to resolve)", "tickets.resolution_hours"), ("highest", "(lowest|worst)", "(rating|ratings)", "tickets.rating"), ("(latest|newest|most recent)", "(oldest|earliest)", "(date|creation date)", "tickets.created_at")),
     "transactions": (("(biggest|largest|highest)", "(smallest|lowest)", "(amount|amounts|value)", "transactions.amount"), ("(latest|most recent|newest)", "(first|earliest|oldest)", "(date|dates)", "transactions.occurred_at")),
+}  # fmt: skip
+SHOWN: dict[str, tuple[tuple[str, str], ...]] = {
+    "customers": (("(tier|membership tier)", "customers.membership_tier"), ("(points|points balance)", "customers.points_balance"), ("(city|location)", "customers.location"), ("join date", "customers.joined_at"), ("(churn risk|churn probability)", "customer_risk_scores.churn_30"),
+                  ("(clv|lifetime value)", "customer_risk_scores.predicted_clv"), ("risk level", "customer_risk_scores.risk_level"), ("age group", "customers.age_group"), ("segment", "segments.name"), ("(last purchase|date of the last purchase)", "customers.last_purchase_at"), ("(top factor|main reason)", "customer_risk_scores.top_factor")),
+    "products": (("price", "products.price"), ("brand", "products.brand"), ("category", "products.category")),
+    "rewards": (("(points cost|cost in points)", "rewards.points_cost"), ("(face value|value)", "rewards.face_value"), ("type", "rewards.reward_type"), ("category", "rewards.category"), ("(expiry date|end date)", "rewards.valid_to"), ("(inventory|stock)", "rewards.inventory"), ("description", "rewards.description")),
+    "campaigns": (("budget", "campaigns.budget"), ("channel", "campaigns.channel"), ("start date", "campaigns.started_at"), ("end date", "campaigns.ended_at")),
+    "tickets": (("rating", "tickets.rating"), ("(text|message)", "tickets.text"), ("issue type", "tickets.issue_type"), ("(resolution time|resolution hours)", "tickets.resolution_hours"), ("sentiment", "tickets.sentiment"), ("channel", "tickets.channel")),
+    "segments": (("(churn rate|churn rates)", "segments.churn_rate"), ("size", "segments.size"), ("(average clv|clv)", "segments.average_clv"), ("redemption rate", "segments.redemption_rate"), ("description", "segments.description")),
 }  # fmt: skip
 _SUPERLATIVE = {  # adjectives that name the order by themselves: (words, column, descending)
     "products": (("(most expensive|priciest|dearest)", "products.price", True), ("cheapest", "products.price", False)), "tickets": (("(newest|latest|most recent)", "tickets.created_at", True), ("oldest", "tickets.created_at", False), ("(worst rated|lowest rated)", "tickets.rating", False)),
@@ -558,7 +578,7 @@ class Grammar:
         self.values, self.rng = values, rng
         self._kinds: tuple[tuple[float, Callable[[Draft], Piece]], ...] = (
             (0.13, self.scalar), (0.15, self.grouped), (0.14, self.top), (0.2, self.listing), (0.09, self.sorted_list), (0.05, self.share),
-            (0.04, self.of_total), (0.04, self.versus), (0.03, self.growth), (0.04, self.lookup), (0.03, self.each), (0.03, self.having), (0.03, self.two),
+            (0.04, self.of_total), (0.04, self.versus), (0.03, self.growth), (0.04, self.lookup), (0.03, self.each), (0.03, self.having), (0.04, self.two), (0.03, self.ratio),
         )  # fmt: skip
 
     def draw(self) -> tuple[str, str]:
@@ -698,15 +718,20 @@ class Grammar:
             text = f"how does the {noun} {d.pick(['vary', 'differ', 'change', 'look'])} {how} {by} {time}"
         else:
             text = f"{lead} {noun} {how} {by} {time}" if d.chance(0.6) else f"{lead} {noun} {time} {how} {by}"
-        return text, ["agg", *m.tokens.split(), ";", *groups, ";", *self._where(m, filters), *during]
+        tokens = ["agg", *m.tokens.split(), ";", *groups, ";", *self._where(m, filters), *during]
+        if d.chance(0.08) and group[0] not in ("month", "week", "day", "quarter", "year"):
+            down = d.chance(0.75)
+            text += d.words(" (from best to worst|from highest to lowest|highest first|in descending order|, largest first|, sorted descending|from high to low)" if down else " (from lowest to highest|lowest first|in ascending order|from worst to best|smallest first)")
+            tokens += [";", ";", "desc" if down else "asc", "m0"]
+        return text, tokens
 
     def top(self, d: Draft) -> Piece:
         m = self._metric(d)
         for _ in range(20):
             one, many, group = self._group(d, m.base)
-            if group and group[0] not in ("month", "week", "day", "quarter", "year"):
+            if group and (group[0] not in ("month", "week", "day", "quarter", "year") or d.chance(0.25)):
                 break
-        if not group or (len(group) > 1 and group[0] in ("quarter", "year")):
+        if not group:
             return self.grouped(d)
         descending = d.chance(0.8)
         before, after, filters = self._filters(d, m.base, 2)
@@ -785,6 +810,16 @@ class Grammar:
         else:
             lead = d.words("(which|which|what|list|list all|show me|show me all|show|give me|give me a list of|find|find all||||who are the|i need|get|i'd like to see the|display|return|are there any|do we have)")
             text = f"{lead} {before} {noun} {after}"
+        shown = SHOWN.get(table)
+        if shown and not column and d.chance(0.2):
+            words, column_ = shown[self.rng.integers(len(shown))]
+            text += d.words(f" (with|with their|and their|including|showing|, with|:|plus) {words}")
+            column = [column_]
+            if d.chance(0.25):
+                words, second = shown[self.rng.integers(len(shown))]
+                if second != column_:
+                    text += d.words(f" and {words}")
+                    column = [column_, second]
         return text, ["list", table, *column, ";", *filters, *order]
 
     def sorted_list(self, d: Draft) -> Piece:
@@ -930,6 +965,12 @@ class Grammar:
             ("transactions", "transactions.store", "store", "stores", (("city", "customers.location"), ("channel", "transactions.channel"))),
             ("tickets", "tickets.issue_type", "issue type", "issue types", (("channel", "tickets.channel"), ("city", "customers.location"), ("tier", "customers.membership_tier"))),
         )  # fmt: skip
+        if d.chance(0.1):
+            high = d.chance(0.5)
+            word = d.words("(most expensive|priciest)" if high else "cheapest")
+            outer, token = [("category", "products.category"), ("brand", "products.brand")][self.rng.integers(2)]
+            tail = d.words("(, with its price| with price| and its price|)")
+            return d.words(f"(the |which is the |){word} (product|item) (in|of|for|per) (each|every) {outer}{tail}"), ["agg", "max" if high else "min", "products.price", ";", token, "products", ";", ";", ";", "desc" if high else "asc", "m0", "one", "each"]
         base, entity, one, many, outers = pairs[self.rng.integers(len(pairs))]
         outer, token = outers[self.rng.integers(len(outers))]
         m = self._metric(d, (base,), simple=True)
@@ -975,6 +1016,33 @@ class Grammar:
         lead = d.words("(which|what|list|show me|show||only)")
         text = f"{lead} {many} (with|have|had|having) {more} {value} {noun} {time}" if count else f"{lead} {many} (with|have|had|having) (a |) {noun} {more} {value} {time}"
         return d.words(text), ["agg", *m.tokens.split(), ";", *group, ";", *m.where.split(), *during, ";", op, *m.tokens.split(), number]
+
+    def ratio(self, d: Draft) -> Piece:
+        kinds = {"redemption": "(redemptions|rewards redeemed|redeemed offers)", "offer_viewed": "(offer views|views|offers viewed)", "offer_received": "(offers received|offers sent|received offers|offers)", "reward_dismissed": "(dismissals|dismissed offers)",
+                 "email_open": "(email opens|opens)", "email_sent": "(emails sent|sent emails)", "email_click": "(email clicks|clicks)", "push_sent": "(pushes sent|push messages sent)", "push_click": "push clicks", "unsubscribe": "(unsubscribes|opt-outs)", "app_open": "app opens", "referral": "referrals", "review": "reviews"}  # fmt: skip
+        a, b = (list(kinds)[i] for i in self.rng.choice(len(kinds), 2, replace=False))
+        one, two = d.words(kinds[a]), d.words(kinds[b])
+        percent = d.chance(0.2)
+        text = d.pick([f"(the |)ratio of {one} to {two}", f"{one} divided by {two}", f"{one} per {two}", f"{one} over {two}", f"{one} relative to {two}"])
+        if percent:
+            text = d.pick([f"(what |)(percentage|percent) of {two} (led to|became|turned into|ended in) {one}", f"{one} as a percentage of {two}"])
+        time, during = self._time(d, "events", 0.4)
+        before, after, filters = self._filters(d, "events", 1)
+        one_, _, group = self._group(d, "events") if d.chance(0.55) else ("", "", [])
+        by = f" {d.words('(by|per|for each)')} {one_}" if group else ""
+        order: Tokens = []
+        if group and d.chance(0.3) and group[0] not in ("month", "week", "day", "quarter", "year"):
+            text, by, order = f"(which|what) {one_} has the (highest|best|most) {text}" if not percent else f"{text} by {one_}, highest first", "", ["one"] if not percent else []
+            order = [";", ";", "desc", "m0", *order]
+        if before:
+            return self._again(d)
+        tokens = ["agg", *(["pct"] if percent else []), "ratio", "only", "count", "events", "eq", "events.event_type", f"={a}", ")"]
+        tokens += ["only", "count", "events", "eq", "events.event_type", f"={b}", ")", ";", *group, ";", *filters, *during, *order]
+        return d.words(f"{text} {after} {time}") + by, tokens
+
+    def _again(self, d: Draft) -> Piece:
+        d.surfaces.clear()
+        return self.ratio(d)
 
     def two(self, d: Draft) -> Piece:
         first = self._metric(d, simple=True)

@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 
 from contracts.errors import ContractError
-from nlq.corpus.bank import Line, Values, expand
+from nlq.corpus.bank import Line, Values, expand, held_out
 from nlq.corpus.grammar import Grammar
 from nlq.link import Linker
 from nlq.lower import lower
@@ -72,12 +72,14 @@ def pairs(
     bank_share: float = 0.5,
     connection: duckdb.DuckDBPyConnection | None = None,
 ) -> Iterator[Pair]:
-    """Endless pairs. One whose question does not link to what its program names is left out.
+    """Endless pairs. One whose question does not link to what its program names is left out, and so is every program that is held out.
 
     Args:
         connection: where given, each program is also lowered and executed, and left out if that fails.
     """
     grammar = Grammar(values, rng)
+    held = {line.program for line in lines if held_out(line) and not line.program.startswith("refuse")}
+    lines = [line for line in lines if not held_out(line)]
     order: list[int] = []
     while True:
         if lines and rng.random() < bank_share:
@@ -88,6 +90,8 @@ def pairs(
         else:
             question, program = grammar.draw()
             source = "grammar"
+        if program in held:
+            continue
         linked = linker.link(question)
         try:
             tree = parse(program, linked.slots())

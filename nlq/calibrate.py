@@ -1,0 +1,172 @@
+"""How sure to be, and how good it is: readings of questions with known answers, right or wrong by their rows.
+
+The confidence is a logistic regression on what the decoding and the words of the question tell (`nlq.translate.FEATURES`), fitted on the
+development questions (written by people who saw only the schema) and on held-out lines of the bank. The questions of the test set are not read here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+from rich.console import Console
+
+from contracts.errors import ContractError
+from nlq.corpus.bank import expand, held_out, read
+from nlq.corpus.check import open_business, values_of
+from nlq.evaluate import same_rows
+from nlq.link import Catalog, Linker
+from nlq.lower import lower
+from nlq.program import parse
+from nlq.translate import _HOSTILE, FEATURES, TOKENIZER, LocalDecoder, Model, ModelTranslator, Reading, choose
+from warehouse.store import Warehouse
+
+DEVELOPMENT = Path(__file__).parent / "corpus" / "development.jsonl"
+MOST_WRONG = 0.02
+"""Share of wrong answers, among those given, that the threshold is set for; the promise is 0.03."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one question.
+
+    Attributes:
+        answered: the model gave a program; False where it refused by itself.
+        right: its rows are the reference's; for a question that must be refused, that it was.
+        features: of the chosen reading.
+    """
+
+    question: str
+    set: str
+    must_refuse: bool
+    answered: bool
+    right: bool
+    features: dict[str, float]
+    confidence: float
+    program: str
+
+
+class Judge:
+    """Reads questions with one model on the sample warehouse and compares rows."""
+
+    def __init__(self, folder: Path, root: Path, business: str = "biz-1") -> None:
+        self.model = Model.read(folder)
+        self.connection = open_business(root, business)
+        self.catalog = Catalog.read(self.connection, business, Warehouse(root).as_of(business))
+        self.translator = ModelTranslator(self.model, LocalDecoder(folder, 2), folder / TOKENIZER, None)  # type: ignore[arg-type]
+        self.linker = Linker(self.catalog, self.translator.tokens.words() | self.model.words)
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        return self.connection.execute(sql).fetchall()
+
+    def outcome(self, question: str, wanted: Sequence[Sequence[tuple[Any, ...]]], name: str, ordered: bool = False) -> Outcome:
+        """`wanted`: acceptable results; none for a question that must be refused."""
+        reading = self.translator.read(question, self.linker)
+        chosen = None if _HOSTILE.search(question) else choose(reading, self.catalog)
+        features = reading.features[chosen[0] if chosen else 0]
+        right = chosen is None and not wanted
+        if chosen is not None and wanted:
+            try:
+                mine = self.rows(chosen[1].sql)
+                right = any(same_rows(mine, w, ordered=ordered) for w in wanted)
+            except duckdb.Error:
+                right = False
+        program = " ".join(reading.hypotheses[chosen[0]].program) if chosen else "refuse"
+        return Outcome(question, name, not wanted, chosen is not None, right, features, self.translator.confidence(features), program)
+
+    def of_file(self, file: Path, name: str, only: Iterable[str] = ()) -> list[Outcome]:
+        """Questions of a JSONL file: {"q", "sql": text or list, "ordered"}; without sql it must be refused."""
+        found = []
+        for line in file.read_text(encoding="utf-8").splitlines():
+            raw = json.loads(line)
+            queries = raw.get("sql", [])
+            wanted = [self.rows(q) for q in ([queries] if isinstance(queries, str) else queries)]
+            found.append(self.outcome(raw["q"], wanted, raw.get("set", name), False))
+        return found
+
+    def of_bank(self, times: int, seed: int = 5) -> list[Outcome]:
+        """Held-out lines of the bank, each filled `times` times; the reference is what the line's own program gives."""
+        rng, values = np.random.default_rng(seed), values_of(self.connection)
+        found = []
+        for line in read():
+            if not held_out(line):
+                continue
+            for _ in range(times):
+                question = expand(line, values, rng)
+                linked = self.linker.link(question)
+                try:
+                    tree = parse(line.program, linked.slots())
+                    wanted = [] if tree.kind == "refuse" else [self.rows(lower(tree, linked, self.catalog.as_of).sql)]
+                except (ContractError, duckdb.Error):
+                    continue
+                found.append(self.outcome(question, wanted, "held-out templates"))
+        return found
+
+
+def calibrate(folder: Path, root: Path, console: Console) -> dict[str, Any]:
+    """Weights and threshold of the confidence, and scores by set, for a model folder on the sample warehouse at `root`."""
+    judge = Judge(folder, root)
+    outcomes = [*judge.of_file(DEVELOPMENT, "development"), *judge.of_bank(2)]
+    weights = fit_confidence(outcomes)
+    confidences = np.array([_sigmoid(weights, o.features) for o in outcomes])
+    limit = threshold(outcomes, confidences)
+    scores = {
+        name: summary([o for o in outcomes if o.set == name], confidences[[o.set == name for o in outcomes]], limit)
+        for name in dict.fromkeys(o.set for o in outcomes)
+    }
+    for name, row in scores.items():
+        console.print(f"{name}: {row}")
+    return {"calibration": weights, "threshold": limit, "scores": scores}
+
+
+def fit_confidence(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Log odds that an answer is right, from its features; a given answer to what must be refused counts as wrong."""
+    from sklearn.linear_model import LogisticRegression
+
+    given = [o for o in outcomes if o.answered]
+    x = np.array([[o.features[f] for f in FEATURES] for o in given])
+    y = np.array([o.right for o in given])
+    scale = x.std(0) + 1e-9
+    fitted = LogisticRegression(C=1.0, fit_intercept=False, max_iter=2000).fit(x / scale, y)
+    return {f: round(float(w), 6) for f, w in zip(FEATURES, fitted.coef_[0] / scale, strict=True)}
+
+
+def threshold(outcomes: Sequence[Outcome], confidences: np.ndarray) -> float:
+    """The lowest confidence above which at most MOST_WRONG of the answers are wrong."""
+    given = np.array([o.answered for o in outcomes])
+    right = np.array([o.right for o in outcomes])
+    order = np.argsort(-np.where(given, confidences, -1))[: given.sum()]
+    wrong = np.cumsum(~right[order]) / np.arange(1, len(order) + 1)
+    fine = np.flatnonzero(wrong <= MOST_WRONG)
+    last = int(fine[-1]) if len(fine) else 0
+    return round(float(confidences[order[last]]), 4)
+
+
+def summary(outcomes: Sequence[Outcome], confidences: np.ndarray, limit: float) -> dict[str, float]:
+    """Counts and shares for questions that have an answer, and for those that must be refused."""
+    real = np.array([not o.must_refuse for o in outcomes])
+    given = np.array([o.answered for o in outcomes]) & (confidences >= limit)
+    right = np.array([o.right for o in outcomes])
+    made = np.array([o.answered for o in outcomes])
+    row: dict[str, float] = {"questions": len(outcomes)}
+    if real.any():
+        row |= {
+            "accuracy": round(float((right & made)[real].mean()), 4), "answered": round(float(given[real].mean()), 4),
+            "wrong_of_answered": round(float((~right & given)[real].sum() / max(1, given[real].sum())), 4),
+        }  # fmt: skip
+    if (~real).any():
+        row["refused"] = round(float((~given)[~real].mean()), 4)
+    return row
+
+
+def _sigmoid(weights: dict[str, float], features: dict[str, float]) -> float:
+    odds = sum(weights[f] * features[f] for f in FEATURES)
+    return float(1 / (1 + np.exp(-np.clip(odds, -30, 30))))
+
+
+__all__ = ["DEVELOPMENT", "Judge", "Outcome", "Reading", "calibrate", "fit_confidence", "summary", "threshold"]
