@@ -6,25 +6,25 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from contracts.values import (
+    CHANNELS,
+    CLV_SEGMENTS,
+    COVERAGES,
+    EVENT_TYPES,
+    ISSUE_TYPES,
+    PURCHASE_CHANNELS,
+    REWARD_TYPES,
+    RISK_LEVELS,
+    SENTIMENTS,
+    TIERS,
+)
+
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 MONEY = pa.decimal128(18, 4)
 TEXT = pa.string()
 
-EVENT_TYPES = (
-    "offer_received", "offer_viewed", "redemption", "reward_dismissed", "app_open", "email_sent", "email_open", "email_click",
-    "push_sent", "push_click", "points_earned", "points_expired", "tier_change", "review", "referral", "unsubscribe",
-)  # fmt: skip
-REWARD_TYPES = ("discount", "bogo", "free_item", "points_bonus", "cashback", "experience", "upgrade", "informational")
 SINGLE_USE_REWARD_TYPES = ("experience", "upgrade")
 """Reward types that a customer redeems at most once; every other type is repeatable."""
-TIERS = ("BRONZE", "SILVER", "GOLD", "PLATINUM")
-PURCHASE_CHANNELS = ("store", "app", "web")
-CHANNELS = ("email", "push", "sms", "app", "web", "store")
-ISSUE_TYPES = ("product", "service", "delivery", "app", "billing", "other")
-SENTIMENTS = ("POSITIVE", "NEUTRAL", "NEGATIVE")
-RISK_LEVELS = ("LOW", "MEDIUM", "HIGH", "CRITICAL")
-CLV_SEGMENTS = ("LOW", "MEDIUM", "HIGH", "VERY_HIGH")
-COVERAGES = ("full", "sparse", "cold_start")
 
 
 @dataclass(frozen=True)
