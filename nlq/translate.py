@@ -265,6 +265,18 @@ def catalog(source: Source, business_id: str) -> Catalog:
     return Catalog.read(Reader(), business_id, source.as_of(business_id))
 
 
+def home_model(home: Path) -> Path:
+    """Where `regulars train text-to-sql` puts its model."""
+    return home / "text_to_sql" / "artifact"
+
+
+def model_in(home: Path | None) -> Path:
+    """The model to use: the one trained in this home, else the one that came with the product."""
+    if home is not None and (home_model(home) / MODEL).is_file():
+        return home_model(home)
+    return ARTIFACT
+
+
 def open_translator(source: Source, *, folder: Path = ARTIFACT, decoder: Decoder | None = None) -> ModelTranslator:
     """The translator of a model folder.
 
@@ -317,4 +329,4 @@ def _refusal(
     return Translation(question, True, reason, message, interpretation=interpretation, confidence=confidence, ms=ms)
 
 
-__all__ = ["ARTIFACT", "Decoder", "LocalDecoder", "Model", "ModelTranslator", "StackError", "catalog", "choose", "open_translator"]
+__all__ = ["ARTIFACT", "Decoder", "LocalDecoder", "Model", "ModelTranslator", "StackError", "catalog", "choose", "home_model", "model_in", "open_translator"]

@@ -63,7 +63,7 @@ def ask(
     with Engine(warehouse or Home(home).warehouse, settings) as engine:
         whose = _business(engine, business)
         limits = Limits(rows=settings.row_limit, suggestions=0 if batch is not None else 3)
-        asker = Asker(_translator(engine), engine, limits=limits, currency=currency)
+        asker = Asker(_translator(engine, home), engine, limits=limits, currency=currency)
         if batch is not None:
             _answer_all(asker, whose, lines)
             return
@@ -75,11 +75,11 @@ def ask(
         _show(answer, sql, currency)
 
 
-def _translator(engine: Engine) -> ModelTranslator:
-    """The model that comes with the product, in this process."""
-    from nlq.translate import open_translator
+def _translator(engine: Engine, home: Path) -> ModelTranslator:
+    """The model of this home, or the one that comes with the product, in this process."""
+    from nlq.translate import model_in, open_translator
 
-    return open_translator(engine)
+    return open_translator(engine, folder=model_in(home))
 
 
 def _business(engine: Engine, asked: str | None) -> str:

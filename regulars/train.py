@@ -90,3 +90,33 @@ def sequence(
         return
     console.print(table(result.metrics))
     console.print(f"run {result.run_id}; next: regulars export")
+
+
+@app.command("text-to-sql")
+def text_to_sql(
+    home: HomeOption = DEFAULT_HOME,
+    pairs: Annotated[int | None, typer.Option(help="Questions with programs to make.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over them.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Questions a step.")] = None,
+    base: Annotated[str | None, typer.Option(help="Folder or hub name of a Hugging Face encoder or encoder-decoder to start from.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the corpus, weights and shuffling.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; see docs for the names.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of going on with an unfinished run.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the corpus, train the model that reads questions, export it, fit its confidence and measure it.
+
+    The model lies in HOME/text_to_sql/artifact and is used from then on instead of the one that came with the product. Ctrl-C stops at the
+    next step with a checkpoint; the same command goes on from there. Every other setting is a variable REGULARS_TEXT_TO_SQL_<NAME>.
+    """
+    from nlq.train import TextToSqlSettings, train
+    from nlq.translate import home_model
+    from regulars.common import console
+
+    settings = TextToSqlSettings.load(config, pairs=pairs, epochs=epochs, batch_size=batch_size, base=base, device=device, seed=seed)
+    record = train(home_model(home).parent, settings, errors if as_json else console, fresh)
+    if as_json:
+        print_json(record)
+        return
+    console.print(f"{record['pairs']:,} questions, {record['seconds']:,} s; model in {home_model(home)}, used from now on")

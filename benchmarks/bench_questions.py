@@ -1,0 +1,54 @@
+"""How often are plain-English questions answered right, beside retrieving the nearest known question?
+
+python -m benchmarks.bench_questions [--model nlq/artifact] [--json]       results/questions.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.harness import record, write_json
+from nlq.calibrate import DEVELOPMENT, Judge
+from nlq.corpus.data import build
+from nlq.scorecard import Retrieval, questions_of, questions_of_bank, score
+from nlq.translate import ARTIFACT
+
+DATA = Path(__file__).parent.parent / "tests" / "nlq" / "data"
+COLUMNS = ("questions", "accuracy", "answered", "right_of_all", "wrong_of_answered", "refused", "ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=ARTIFACT, help="model folder")
+    parser.add_argument("--home", type=Path, default=Path("var/questions"), help="where the sample warehouse is generated")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.add_argument("--no-peer", action="store_true", help="leave the peer out")
+    asked = parser.parse_args()
+    root = asked.home / "warehouse"
+    if not (root / "manifest.json").is_file():
+        build(asked.home, customers=2000)
+    judge = Judge(asked.model, root)
+    questions = [
+        *questions_of(judge, DATA / "questions.jsonl", "test"), *questions_of(judge, DATA / "refusals.jsonl", "test refusals"),
+        *questions_of(judge, DEVELOPMENT, "development"), *questions_of_bank(judge),
+    ]  # fmt: skip
+    peer = None if asked.no_peer else Retrieval(judge)
+    rows = score(judge, questions, peer)
+    if asked.json:
+        print(json.dumps(rows, indent=1))
+    table = Table("set", "model", *COLUMNS)
+    for row in rows:
+        table.add_row(row["set"], row["model"], *("" if row.get(c) is None else f"{row[c]:.3f}" if isinstance(row[c], float) and c != "ms" else str(row[c]) for c in COLUMNS))
+    Console().print(table)
+    result = {"rows": rows, "threshold": judge.model.threshold, "record": judge.model.record}
+    question = "How often are plain-English questions answered right?"
+    print(f"Written: {write_json('questions', {**record(question, {'model': judge.model.version}, ('duckdb', 'onnxruntime', 'sqlglot')), 'result': result})}")
+
+
+if __name__ == "__main__":
+    main()
