@@ -101,7 +101,11 @@ class Engine:
             database = self._database(business_id)
             try:
                 return self._run(database, sql, most)
-            except duckdb.IOException as exc:
+            except (duckdb.IOException, duckdb.PermissionException) as exc:
+                if isinstance(exc, duckdb.PermissionException) and all(file.exists() for file in database.files):
+                    raise QueryRefused(
+                        "the query reads something that is no table of the schema. Name the schema's tables.", "cannot_run"
+                    ) from exc
                 # Files go when the warehouse merges them, a day later: open the newer snapshot and try once more.
                 self._forget(business_id, database)
                 if not again:
@@ -147,7 +151,7 @@ class Engine:
                 if business_id not in self._businesses():
                     raise UnknownItem(f"no business {business_id!r} in {self.root}, there are {', '.join(self._businesses())}. Take one.")
                 # The old one is not closed but dropped: queries that run on it end as they began.
-                found = _Database(stamp, self._opened(business_id), threading.Lock())
+                found = self._opened(business_id, stamp)
                 self._open[business_id] = found
             self._open.move_to_end(business_id)
             while len(self._open) > self.settings.open_businesses:
@@ -165,7 +169,7 @@ class Engine:
             if self._open.get(business_id) is database:
                 del self._open[business_id]
 
-    def _opened(self, business_id: str) -> duckdb.DuckDBPyConnection:
+    def _opened(self, business_id: str, stamp: Hashable) -> _Database:
         """A database of views over one business's files, with everything else shut."""
         views = self._source.views(business_id, len(self._businesses()) == 1)
         try:
@@ -178,10 +182,11 @@ class Engine:
                         making.execute(f'CREATE VIEW "{name}" AS {view.select}')
                 connection = duckdb.connect(file, read_only=True, config=self._config())
             self._attach(connection)
-            _shut(connection, [file for view in views.values() for file in view.files])
+            files = tuple(dict.fromkeys(file for view in views.values() for file in view.files))
+            _shut(connection, files)
         except duckdb.Error as exc:
             raise ArtifactError(f"cannot open {self.root}: {_first_line(exc)} Restore the files, or import again.") from exc
-        return connection
+        return _Database(stamp, connection, files, threading.Lock())
 
     def _config(self) -> dict[str, str | bool | int | float | list[str]]:
         return {
@@ -219,7 +224,7 @@ class Engine:
             ) from exc
         except duckdb.OutOfMemoryException as exc:
             raise QueryRefused(f"the query needs more than {self.settings.memory} of memory. Ask for less at once.", "too_large") from exc
-        except duckdb.IOException:
+        except (duckdb.IOException, duckdb.PermissionException):
             raise
         except (duckdb.Error, ValueError, OverflowError, RuntimeError) as exc:
             raise QueryRefused(f"the query cannot be run: {_first_line(exc)} Correct it.", "cannot_run") from exc
@@ -233,12 +238,14 @@ class Engine:
 class _Database:
     stamp: Hashable
     connection: duckdb.DuckDBPyConnection
+    files: tuple[Path, ...]
     lock: threading.Lock
 
 
-def _shut(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> None:
+def _shut(connection: duckdb.DuckDBPyConnection, files: tuple[Path, ...]) -> None:
     """Shut everything but these files; the last line makes it final."""
-    paths = ", ".join(_literal(str(file)) for file in dict.fromkeys(files))
+    # Both spellings: a path with brackets is checked as the view spells it, and as the file is called.
+    paths = ", ".join(_literal(path) for file in files for path in dict.fromkeys((str(file), _no_glob(str(file)))))
     connection.execute("SET enable_object_cache = true")
     connection.execute("SET parquet_metadata_cache = true")
     connection.execute(f"SET allowed_paths = [{paths}]")

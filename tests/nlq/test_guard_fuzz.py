@@ -9,6 +9,7 @@ where the business is alone.
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections import Counter
@@ -25,7 +26,7 @@ from contracts.errors import QueryRefused
 from nlq.guard import check
 from nlq.schema import SCHEMA
 
-from .test_guard import GOOD, HOSTILE, database, reason_of
+from .test_guard import GOOD, HOSTILE, database, loose_tables, reason_of
 from .two_businesses import FOREIGN, MINE, is_foreign, is_private
 
 CASES = 10_000
@@ -62,7 +63,7 @@ WORDS = re.compile(r"\s+|\w+|'[^']*'|\"[^\"]*\"|.", re.DOTALL)
 def mutated(rng: random.Random, trees: list[exp.Expr]) -> str:
     """One bent query."""
     kind = rng.random()
-    if kind < 0.55:
+    if kind < 0.35:
         return grafted(rng, trees)
     sql = rng.choice(GOOD) if kind < 0.96 else rng.choice(HOSTILE)["sql"][:600]
     for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 5))):
@@ -105,7 +106,7 @@ def grafted(rng: random.Random, trees: list[exp.Expr]) -> str:
     try:
         return tree.sql(dialect="duckdb")
     except (SqlglotError, ValueError, AttributeError, TypeError):
-        return str(tree.sql(dialect="duckdb", unsupported_level=sqlglot.ErrorLevel.IGNORE)) if tree.key == "select" else "SELECT 1"
+        return "SELECT"  # a tree that no text stands for
 
 
 UNORDERED = re.compile(
@@ -155,19 +156,21 @@ def test_no_bent_query_writes_or_shows_a_foreign_row_or_breaks_the_guard(
     for _ in range(CASES):
         sql = mutated(rng, trees)
         try:
-            guarded = check(sql, business_id=MINE, row_limit=300)
+            guarded = check(sql, business_id=MINE, row_limit=100)
         except QueryRefused as exc:
             seen[exc.reason] += 1
             continue
+        tree = json.loads(both.execute("SELECT json_serialize_sql(?)", [guarded.sql]).fetchall()[0][0])
+        assert list(loose_tables(tree)) == [], (sql, guarded.sql)
         found = run(both, guarded.sql)
         if found is None:
             seen["cannot_run"] += 1
             continue
         seen["rows"] += 1
-        assert len(found) <= 301, sql
+        assert len(found) <= 101, sql
         assert not is_private(found), (sql, guarded.sql)
         assert foreign_values(found, sql) == [], (sql, guarded.sql)
-        if not UNORDERED.search(guarded.sql.removesuffix(f" LIMIT {guarded.limit + 1}")) and len(found) <= 300:
+        if not UNORDERED.search(guarded.sql.removesuffix(f" LIMIT {guarded.limit + 1}")) and len(found) <= 100:
             compared += 1
             assert sorted(map(repr, found)) == sorted(map(repr, alone.execute(guarded.sql).fetchall())), (sql, guarded.sql)
     assert contents(both) == before

@@ -6,6 +6,7 @@ Every text of `biz-2` holds "two" (ids included, customers' ids excepted: those 
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -178,8 +179,13 @@ def texts(data: object) -> str:
     return repr(data).lower()
 
 
+FOREIGN_TEXT = re.compile(
+    r"\btwo(-\w|\d| (name|product|brand|cat|reward|store|text|campaign|segment)|[\"'])|(austin|boston|denver) two|biz-2|\b2090\b"
+)
+
+
 def is_foreign(data: object) -> bool:
-    return "two" in texts(data) or "biz-2" in texts(data) or "2090" in texts(data)
+    return FOREIGN_TEXT.search(texts(data)) is not None
 
 
 def is_private(data: object) -> bool:
