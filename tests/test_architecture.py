@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "embeddings": {"contracts", "features"},
     "decisions": {"contracts", "features"},
     "vision": {"contracts", "features", "embeddings", "training.export", "training.metrics"},
-    "nlq": {"contracts", "features", "embeddings", "training.export", "training.metrics"},
+    "nlq": {"contracts", "warehouse", "features", "embeddings", "training.export", "training.metrics"},
     "serving": {"contracts"},
     "ray_apps": {"contracts", "warehouse", "features", "embeddings", "decisions", "vision", "nlq", "serving"},
     "dashboard": {"contracts"},
