@@ -29,6 +29,9 @@ EXAMPLES = 40_000  # half of the training default: a minute less, for about 0.01
 SAMPLES = 24_000  # of the sequence model, a third of its default, with the prior that the generator's history chooses
 
 
+QUESTIONS = ("Which 5 customers spent the most last month?", "What is the redemption rate by reward category this year?")
+
+
 @dataclass
 class Step:
     """One line of the demo's closing table."""
@@ -91,6 +94,8 @@ def demo(
         "who may be lost, and what that is worth",
         lambda: _run(home, "at-risk", "--n", "5", "--level", "MEDIUM", "--level", "HIGH", "--level", "CRITICAL"),
     )
+    for question in QUESTIONS:
+        step("ask", question, partial(_run, home, "ask", question))
     server = step("serve", "Triton and Ray Serve, until the first answer", lambda: _start(home, port))
     try:
         for title, customer in _three_customers(paths):
