@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import Any
 
 from nlq.program import Slots
-from nlq.times import Window, find
+from nlq.times import Window, find, shift_days
 from nlq.vocabulary import NUMBER_SLOTS, TIME_SLOTS, VALUE_SLOTS, fields
 
 MAX_VALUES = 50_000
@@ -249,6 +249,8 @@ class Linker:
             masked[f.start : f.end] = "#" * (f.end - f.start)
         for start, end, window in find("".join(masked), self.catalog.as_of):
             if free(start, end) and len(times) < TIME_SLOTS:
+                if times and times[-1].start == window.start and times[-1].days == window.days and window.days and re.search("previous|prior|preceding", window.label):
+                    window = Window(shift_days(window.start, window.days), window.start, window.label, None, window.days)
                 times.append(window)
                 ahead = f" {text[start:end].lower()}" if re.search(r"next|coming|upcoming|following|day", window.label, re.I) else ""
                 found.append(_Found(start, end, f"[T{len(times) - 1}]", ahead))

@@ -61,6 +61,11 @@ def shift(t: datetime, count: float, unit: str) -> datetime:
     return t + timedelta(days=count * {"hour": 1 / 24, "day": 1, "week": 7, "fortnight": 14}[unit])
 
 
+def shift_days(t: datetime | None, days: float) -> datetime | None:
+    """t so many days earlier."""
+    return None if t is None else t - timedelta(days=days)
+
+
 def floor(t: datetime, unit: str) -> datetime:
     """Start of the calendar unit that holds t."""
     day = t.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -233,6 +238,13 @@ def _calendar(m: re.Match[str], now: datetime) -> Window:
     return Window(shift(start, -1, unit), start, m[0], None, unit_days(unit))
 
 
+def _weekend(m: re.Match[str], now: datetime) -> Window:
+    start = floor(now, "week") + timedelta(days=5)
+    if m["which"] != "this" and start + timedelta(days=2) > now:
+        start -= timedelta(days=7)
+    return Window(start, start + timedelta(days=2), m[0])
+
+
 def _to_date(m: re.Match[str], now: datetime) -> Window:
     unit = {"y": "year", "q": "quarter", "m": "month", "w": "week"}.get(m[0].lower()[0], "year")
     return Window(floor(now, unit), None, m[0])
@@ -271,12 +283,13 @@ _RULES: tuple[tuple[str, Callable[[re.Match[str], datetime], Window | None]], ..
     (r"(?:over|in|during|within|for) past (?P<n>)(?P<unit>day|week|fortnight|month|quarter|year)", _rolling),
     (r"(?:in |during |over |for )?(?:the )?(?P<which>last|previous|prior|preceding) (?:calendar |full |whole )?(?P<unit>day|week|month|quarter|year)", _calendar),
     (r"(?:in |during |over |for |so far )?(?P<which>this|the current|current) (?:calendar )?(?P<unit>day|week|month|quarter|year)(?: so far| to date)?", _calendar),
+    (r"(?:on |over |during )?(?:the )?(?P<which>last|this|previous|past) weekend", _weekend),
     (r"(?:year|quarter|month|week)[ -]to[ -]date|\b(?:ytd|qtd|mtd|wtd)\b", _to_date),
     (rf"(?:since|from|starting(?: in| from)?) (?P<point>{_POINT})(?: on(?:wards?)?)?", _since),
     (rf"(?P<word>before|until|till|prior to|up to|earlier than) (?P<point>{_POINT})", _until),
     (rf"(?:after|later than) (?P<point>{_POINT})", _after),
     (rf"(?:in|within|for|over|during|inside) (?:about |at least |more than |over |the )?{_NUMBER} {_UNIT}(?! old)", _rolling),
-    (rf"{_NUMBER}\+? {_UNIT}(?! old)", _rolling),
+    (rf"(?!an? ){_NUMBER}\+? {_UNIT}(?! old)", _rolling),
     (rf"(?P<n>\d+)[ -]?(?P<unit>day|week|month|year)\b", _rolling),
     (rf"(?:in |during |for |on |of |throughout |as of )?(?:the (?:month|year|week|quarter) of )?(?P<point>{_POINT})(?! old)", _in),
 )
@@ -309,6 +322,8 @@ def find(text: str, now: datetime) -> Iterator[tuple[int, int, Window]]:
 def _is_plain_word(text: str, m: re.Match[str]) -> bool:
     """"may" and "march" alone are no months, and "over 2000" is no year."""
     word = m[0].lower().rstrip(".")
+    if re.match(r"(?:\d+|two|three|five|six|ten) \w+s$", word) and re.search(r"\b(?:top|best|worst|bottom|highest|lowest|busiest|slowest|strongest|weakest|peak)$", text[: m.start()].rstrip()):
+        return True  # "the best 3 months" are three of them
     if word.isdigit():
         before = text[: m.start()].rstrip()
         return not 2010 <= int(word) <= 2035 or bool(re.search(r"(?:[<>=$]|than|over|under|above|below|least|most|up to|exactly|exceeding)$", before))

@@ -39,10 +39,11 @@ from nlq.export import export
 from nlq.link import Catalog, Linker
 from nlq.model import ModelConfig, TextToSql, load_encoder
 from nlq.tokens import Tokens, marks
-from nlq.translate import FILES, MODEL, TOKENIZER
+from nlq.translate import FEATURES, FILES, MODEL, TOKENIZER
 from nlq.vocabulary import token_ids, tokens
 from warehouse.store import Warehouse
 
+CARD = "MODEL_CARD.md"
 LAST, WEIGHTS, PAIRS = "last.pt", "weights.pt", "pairs.jsonl"
 _MARKS = 100
 """Word pieces below this id are slots and hints (nlq.tokens); only they are learned, the others stay as the encoder came."""
@@ -327,7 +328,32 @@ def write(model: TextToSql, out: Path, tokenizer_file: Path, words: list[str], r
     found = measure(out)
     info |= {"calibration": found["calibration"], "threshold": found["threshold"], "record": {**record, "scores": found["scores"]}}
     (out / MODEL).write_text(json.dumps(info, indent=1), encoding="utf-8")
+    (out / CARD).write_text(card(info), encoding="utf-8")
     return info["record"]  # type: ignore[no-any-return]
+
+
+def card(info: dict[str, Any]) -> str:
+    """MODEL_CARD.md of a model folder, from its `model.json`."""
+    record = info["record"]
+    rows = []
+    for name, row in record.get("scores", {}).items():
+        shown = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in row.items())
+        rows.append(f"| {name} | {shown} |")
+    return "\n".join([
+        f"# {info['version']}", "",
+        "Reads questions in English about a loyalty programme and writes programs of `nlq/program.py`, from which SQL follows. Encoder: all-MiniLM-L6-v2",
+        "(Apache 2.0), fine-tuned; decoder: trained from nothing. Weights are int8, activations float32.", "",
+        f"- Trained {record['trained_at']} on {record['pairs']:,} questions with {record['programs']:,} different programs ({record['from_bank']:,} from written phrases, the rest",
+        "  composed by a grammar); no question of a customer, no row of a public data set.",
+        f"- Confidence: logistic regression on {', '.join(FEATURES[1:])}; below {info['threshold']:g} there is no answer.",
+        f"- Phrases and grammar {record['phrases']}, seed {record['settings']['seed']}, torch {record['torch']}. Reproduce: `regulars train text-to-sql --fresh`.",
+        *([f"- {record['note']}"] if record.get("note") else []), "",
+        "| set | scores |", "|---|---|", *rows, "",
+        "The confidence was fitted on the development questions and the held-out templates, so their shares of wrong answers are a little flattering;",
+        "`python -m benchmarks.bench_questions` measures on questions that nothing was fitted on.", "",
+        "**Not for** other schemas or languages, questions that need several steps, causes, forecasts beyond the scores in `customer_risk_scores`, or advice.",
+        "A confident wrong reading is possible: the interpretation and the SQL are always shown.", "",
+    ])  # fmt: skip
 
 
 def _claim(folder: Path, settings: TextToSqlSettings) -> None:
