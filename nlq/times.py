@@ -171,6 +171,8 @@ def _month_of_year(m: re.Match[str], now: datetime) -> Window:
 
 
 def _since(m: re.Match[str], now: datetime) -> Window | None:
+    if m[0].startswith("from") and re.fullmatch(r"(?:last|this) \w+", m["point"]):
+        return None  # "from last month to this month"
     at = _point(m["point"], now)
     return at and Window(at[0], None, m[0], (at[0], None))
 
@@ -186,7 +188,7 @@ def _after(m: re.Match[str], now: datetime) -> Window | None:
 
 
 def _between(m: re.Match[str], now: datetime) -> Window | None:
-    if m[0].startswith("between") and re.fullmatch(r"(?:last|this) \w+", m["first"]):
+    if re.fullmatch(r"(?:last|this) \w+", m["first"]):
         return None  # "the difference between last month and this month" has two
     second = _point(m["second"], now)
     first = _point(m["first"], now)
@@ -268,6 +270,7 @@ def _same_last_year(m: re.Match[str], now: datetime) -> Window:
 _LAST = r"(?:(?:the|our) )?(?:last|past|previous|preceding|most recent|trailing|prior|latest)"
 _RULES: tuple[tuple[str, Callable[[re.Match[str], datetime], Window | None]], ...] = (
     (rf"(?:between|from) (?P<first>{_POINT}) (?:and|to|till|until|through|thru|-) (?P<second>{_POINT})", _between),
+    (rf"(?:since|from|starting(?: in| from)?) (?P<point>{_POINT})(?: on(?:wards?)?)?", _since),
     (rf"(?P<more>more than|over|at least|less than) {_NUMBER} {_UNIT} ago", _ago),
     (rf"(?P<more>){_NUMBER} {_UNIT} ago", _ago),
     (r"(?:in |during |for )?(?:the )?(?P<half>first|second|1st|2nd) half(?: of (?:(?:the )?(?P<which>this|last)? ?year|(?P<year>(?:19|20)\d\d)))?", _half),
@@ -285,7 +288,6 @@ _RULES: tuple[tuple[str, Callable[[re.Match[str], datetime], Window | None]], ..
     (r"(?:in |during |over |for |so far )?(?P<which>this|the current|current) (?:calendar )?(?P<unit>day|week|month|quarter|year)(?: so far| to date)?", _calendar),
     (r"(?:on |over |during )?(?:the )?(?P<which>last|this|previous|past) weekend", _weekend),
     (r"(?:year|quarter|month|week)[ -]to[ -]date|\b(?:ytd|qtd|mtd|wtd)\b", _to_date),
-    (rf"(?:since|from|starting(?: in| from)?) (?P<point>{_POINT})(?: on(?:wards?)?)?", _since),
     (rf"(?P<word>before|until|till|prior to|up to|earlier than) (?P<point>{_POINT})", _until),
     (rf"(?:after|later than) (?P<point>{_POINT})", _after),
     (rf"(?:in|within|for|over|during|inside) (?:about |at least |more than |over |the )?{_NUMBER} {_UNIT}(?! old)", _rolling),
