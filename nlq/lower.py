@@ -199,6 +199,9 @@ class _Lowering:
                 select = self.put(select, e, name, kind)
                 outputs.append(e)
         wheres = [self.condition(c, scope) for c in p.conditions]
+        if (kinds := _only_types(p)) and p.dimensions:  # groups without any of the counted events are left out
+            held = [exp.Literal.string(k) for k in kinds]
+            wheres.append(exp.In(this=scope.column("events.event_type"), expressions=held))
         if any(d.target == "transactions.store" for d in p.dimensions):  # a purchase on the web has no store, which is not a store without a name
             wheres.append(exp.Not(this=exp.Is(this=scope.column("transactions.store"), expression=exp.Null())))
         havings = [self.having(h.compare, h.metric, h.operand, scope, p, groups) for h in p.having]
@@ -219,7 +222,9 @@ class _Lowering:
         by = exp.Ordered(this=exp.column(name), desc=p.order.descending, nulls_first=False)
         if p.order.each:
             partition = [exp.column(n) for n in self.names[: 2 if p.dimensions[0].target in ENTITIES else 1]]
-            rank = exp.Window(this=exp.RowNumber(), partition_by=partition, order=exp.Order(expressions=[by]))
+            # The one best of a group may be several that are equal; of "top 3" there are three.
+            number_of = exp.Anonymous(this="RANK") if p.order.limit == "one" else exp.RowNumber()
+            rank = exp.Window(this=number_of, partition_by=partition, order=exp.Order(expressions=[by]))
             inner = select.subquery("grouped")
             return (
                 exp.select(*[exp.column(n) for n in self.names]).from_(inner)
@@ -595,6 +600,22 @@ def _slug(label: str) -> str:
 
 def _tables(m: Metric) -> list[str]:
     return [m.table] if isinstance(m, Simple) else [t for p in m.parts for t in _tables(p)]
+
+
+def _only_types(p: Program) -> list[str]:
+    """The event types that the metrics count, where each of them counts one."""
+    found: list[str] = []
+
+    def look(m: Metric) -> bool:
+        if isinstance(m, Simple):
+            return False
+        if m.fn == "only":
+            named = [c.operands[0][1:] for c in m.conditions if c.op == "eq" and c.column == "events.event_type" and c.operands[0].startswith("=")]
+            found.extend(k for k in named if k not in found)
+            return bool(named)
+        return m.fn in ("ratio", "pct") and all(look(part) for part in m.parts)
+
+    return found if p.table == "events" and all(look(m) for m in p.metrics) else []
 
 
 def _simples(m: Metric) -> list[Simple]:
