@@ -154,8 +154,9 @@ class Catalog:
         for store in values.get("transactions.store", ()):  # "the Austin stores" are those whose name begins with a city
             words = normalize(store).split()
             for n in (1, 2, 3):
-                if "customers.location" in phrases.get(" ".join(words[:n]), {}) and n < len(words):
-                    add(" ".join(words[:n]), "transactions.store", store)
+                homes = phrases.get(" ".join(words[:n]), {}).get("customers.location", ()) if n < len(words) else ()
+                for phrase in (" ".join(words[:n]), *map(normalize, homes)) if homes else ():
+                    add(phrase, "transactions.store", store)
         for nick, name in _NICKNAMES.items():
             if name in phrases:
                 phrases[nick] = phrases[name]
