@@ -131,7 +131,8 @@ def fit_confidence(outcomes: Sequence[Outcome]) -> dict[str, float]:
     given = [o for o in outcomes if o.answered]
     x = np.array([[o.features[f] for f in FEATURES] for o in given])
     y = np.array([o.right for o in given])
-    scale = x.std(0) + 1e-9
+    spread = x.std(0)
+    scale = np.where(spread > 1e-9, spread, 1.0)  # the bias does not vary
     fitted = LogisticRegression(C=1.0, fit_intercept=False, max_iter=2000).fit(x / scale, y)
     return {f: round(float(w), 6) for f, w in zip(FEATURES, fitted.coef_[0] / scale, strict=True)}
 
