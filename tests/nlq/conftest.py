@@ -50,3 +50,11 @@ def told() -> type[ByHeart]:
 @pytest.fixture
 def by_heart() -> ByHeart:
     return ByHeart({example(t): query(t) for t in TEMPLATES})
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of random weights, quantized; nobody may change it."""
+    from .tiny import folder_of, network  # torch only where a test asks for it
+
+    return folder_of(network(), tmp_path_factory.mktemp("text_to_sql") / "artifact", words="how many customers do we have in gold".split())
