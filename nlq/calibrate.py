@@ -1,12 +1,14 @@
 """How sure to be, and how good it is: readings of questions with known answers, right or wrong by their rows.
 
 The confidence is a logistic regression on what the decoding and the words of the question tell (`nlq.translate.FEATURES`), fitted on the
-development questions (written by people who saw only the schema) and on held-out lines of the bank. The questions of the test set are not read here.
+development questions (written by people who saw only the schema) and on held-out lines of the bank. The questions of the test set are
+not read here.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,8 +131,10 @@ def fit_confidence(outcomes: Sequence[Outcome]) -> dict[str, float]:
     from sklearn.linear_model import LogisticRegression
 
     given = [o for o in outcomes if o.answered]
+    y = np.array([o.right for o in given], bool)
+    if len(set(y.tolist())) < 2:  # of a network that has hardly learnt, all answers are wrong: a constant, from one more of each kind
+        return dict.fromkeys(FEATURES, 0.0) | {"bias": round(math.log((1 + y.sum()) / (1 + (~y).sum())), 6)}
     x = np.array([[o.features[f] for f in FEATURES] for o in given])
-    y = np.array([o.right for o in given])
     spread = x.std(0)
     scale = np.where(spread > 1e-9, spread, 1.0)  # the bias does not vary
     fitted = LogisticRegression(C=1.0, fit_intercept=False, max_iter=2000).fit(x / scale, y)
@@ -138,14 +142,14 @@ def fit_confidence(outcomes: Sequence[Outcome]) -> dict[str, float]:
 
 
 def threshold(outcomes: Sequence[Outcome], confidences: np.ndarray) -> float:
-    """The lowest confidence above which at most MOST_WRONG of the answers are wrong."""
-    given = np.array([o.answered for o in outcomes])
-    right = np.array([o.right for o in outcomes])
-    order = np.argsort(-np.where(given, confidences, -1))[: given.sum()]
+    """The lowest confidence from which on at most MOST_WRONG of the answers are wrong; 1 where even the surest ones are."""
+    given = np.array([o.answered for o in outcomes], bool)
+    right, sure = np.array([o.right for o in outcomes], bool)[given], np.floor(confidences[given] * 1e4) / 1e4
+    order = np.argsort(-sure, kind="stable")
     wrong = np.cumsum(~right[order]) / np.arange(1, len(order) + 1)
-    fine = np.flatnonzero(wrong <= MOST_WRONG)
-    last = int(fine[-1]) if len(fine) else 0
-    return round(float(confidences[order[last]]), 4)
+    whole = np.append(np.diff(sure[order]) < 0, True)[: len(order)]  # equal ones are given together
+    fine = np.flatnonzero((wrong <= MOST_WRONG) & whole)
+    return round(float(sure[order[fine[-1]]]), 4) if len(fine) else 1.0
 
 
 def summary(outcomes: Sequence[Outcome], confidences: np.ndarray, limit: float) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import warnings
 from pathlib import Path
 
@@ -76,8 +77,13 @@ def _quantize(file: Path) -> None:
 
     plain = file.with_suffix(".float.onnx")
     file.rename(plain)
-    import logging
-
-    logging.getLogger().setLevel(logging.ERROR)
-    quantize_dynamic(str(plain), str(file), weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul", "Gemm", "Gather"])
+    log = logging.getLogger()
+    level = log.level
+    log.setLevel(logging.ERROR)  # it advises, on the root logger, to prepare the graph, which the exporter has done
+    try:
+        quantize_dynamic(
+            str(plain), str(file), weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul", "Gemm", "Gather"]
+        )
+    finally:
+        log.setLevel(level)
     plain.unlink()
