@@ -29,6 +29,7 @@ from contracts.errors import ArtifactError, ConfigError, StackError, UpstreamErr
 from features.history import HISTORY_FORMAT
 from features.online import OnlineSettings, OnlineStore, materialize
 from features.state import STATE_FORMAT
+from nlq.translate import ARTIFACT, Model
 from ray_apps.clock import ServingClock, anchor
 from ray_apps.deployments.lander import Lander
 from ray_apps.host import free_ports
@@ -190,6 +191,7 @@ class Stack:
     def _start_triton(self, version: str) -> None:
         repository.build(self.home.models / MODEL_NAME / version, self.home.triton_repo)
         served = {MODEL_NAME: version, **self._add_other_bundles()}
+        self._add_questions()
         self._say(f"model server: {', '.join(f'{name}/{v}' for name, v in served.items())}")
         (self.home.run / "logs").mkdir(parents=True, exist_ok=True)
         self._triton = TritonServer(
@@ -210,6 +212,15 @@ class Stack:
             except ArtifactError as exc:
                 self._say(f"model server: without {name}: {exc}")
         return added
+
+    def _add_questions(self) -> None:
+        """Add the text-to-SQL model that comes with the product; one that cannot be used is told and left out."""
+        try:
+            Model.read(ARTIFACT)
+            repository.build_questions(ARTIFACT, self.home.triton_repo)
+        except ArtifactError as exc:
+            repository.remove_questions(self.home.triton_repo)
+            self._say(f"model server: without text_to_sql: {exc}")
 
     def _last_served(self) -> datetime | None:
         try:

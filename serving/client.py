@@ -246,6 +246,10 @@ class BlockingTritonClient:
         request, rows = build_request(spec, inputs, version)
         return parse_response(spec, self._call("ModelInfer", request, f"{spec.name} version {version or 'newest'}"), rows)
 
+    def send(self, request: service_pb2.ModelInferRequest, what: str) -> service_pb2.ModelInferResponse:
+        """One inference of a model whose tensors are not a ModelSpec's: built and read by the caller. Raises as `infer` does."""
+        return self._call("ModelInfer", request, what)
+
     def load(self, model: str) -> None:
         """See TritonClient.load."""
         request = service_pb2.RepositoryModelLoadRequest(model_name=model)

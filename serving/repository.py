@@ -3,6 +3,8 @@
     <repository>/user_tower/config.pbtxt      from serving/triton_repo, the same everywhere
     <repository>/user_tower/7/model.onnx      one folder per version (model.plan for TensorRT)
 
+    <repository>/text_to_sql/1/               model.py, encoder.onnx, step.onnx; one version only, of `build_questions`
+
 Everything is prepared in `<repository>.staging` beside it and comes in by one rename per model, so that at any instant, also after
 SIGKILL, the repository holds only whole versions and loads. A version never changes. The newest few are kept, and always the deployed one.
 The bundles (`contracts.bundle.BUNDLES`) have models of different names, so each is added and pruned by its own version numbers.
@@ -11,6 +13,7 @@ The bundles (`contracts.bundle.BUNDLES`) have models of different names, so each
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import tempfile
@@ -23,6 +26,7 @@ from google.protobuf import text_format
 from pydantic import Field
 from tritonclient.grpc import model_config_pb2
 
+from contracts import questions
 from contracts.bundle import SERVED_MODELS, bundle_of, deployed_version, file_sha256, read_manifest
 from contracts.errors import ArtifactError, ConfigError
 from contracts.settings import StackSettings, settings_config
@@ -39,6 +43,7 @@ class RepositorySettings(StackSettings):
     model_config = settings_config("REGULARS_REPOSITORY_")
 
     keep_versions: int = Field(default=3, ge=1, le=100, description="newest versions of each model that stay loaded")
+    question_instances: int = Field(default=0, ge=0, le=64, description="processes of text_to_sql; 0: one for every 8 cores, at least one")
 
 
 def build(
@@ -77,6 +82,78 @@ def build(
         for name in names:
             _prune(repository / name, staging, limit, keep_also)
     return folders
+
+
+def build_questions(folder: Path, repository: Path, instances: int | None = None) -> Path:
+    """Put the text-to-SQL model of a folder into the repository, as its only version.
+
+    Safe to repeat: what is there with the same content stays as it is. Other content under the same number is replaced: this model comes
+    with the product, and nobody waits for an older one of it.
+
+    Args:
+        folder: `nlq/artifact`, or what `regulars train text-to-sql` wrote.
+        repository: Triton's model repository; made when missing. Other models in it are left alone.
+        instances: processes that answer; RepositorySettings' when None.
+
+    Returns:
+        the version's folder.
+
+    Raises:
+        ArtifactError: the folder lacks a file, a checksum does not fit, or its version is not `text-to-sql/` and a whole number from 1.
+    """
+    version = _questions_version(folder)
+    count = (RepositorySettings.load().question_instances or max(1, (os.cpu_count() or 1) // 8)) if instances is None else instances
+    config = read_config(TEMPLATES / questions.TEXT_TO_SQL / "config.pbtxt")
+    config.instance_group[0].count = count
+    text = str(text_format.MessageToString(config))
+    files = {name: folder / name for name in questions.SERVED_FILES} | {"model.py": TEMPLATES / questions.TEXT_TO_SQL / "model.py"}
+    model = repository / questions.TEXT_TO_SQL
+    with _staging(repository) as staging:
+        if not all(_same(model / version / name, source) for name, source in files.items()):
+            stage = Path(tempfile.mkdtemp(dir=staging)) / model.name
+            (stage / version).mkdir(parents=True)
+            for name, source in files.items():
+                shutil.copyfile(source, stage / version / name)  # no link: training writes its folder in place
+            if model.is_dir():
+                if (model / version).is_dir():
+                    (model / version).rename(stage / "replaced")
+                (stage / version).rename(model / version)
+            else:
+                (stage / "config.pbtxt").write_text(text, encoding="utf-8")
+                stage.rename(model)
+        _write_config(model / "config.pbtxt", text, staging)
+        _prune(model, staging, 0, {version})
+    return model / version
+
+
+def remove_questions(repository: Path) -> None:
+    """Take the text-to-SQL model out of the repository, where there is one: a server that cannot load a model does not start."""
+    model = repository / questions.TEXT_TO_SQL
+    if model.is_dir():
+        with _staging(repository) as staging:
+            gone = Path(tempfile.mkdtemp(dir=staging)) / model.name
+            model.rename(gone)
+            shutil.rmtree(gone)
+
+
+def _questions_version(folder: Path) -> str:
+    """The number of a text-to-SQL model whose files are as its record says."""
+    how = "Restore the folder, or train again: regulars train text-to-sql"
+    try:
+        record = json.loads((folder / questions.RECORD).read_text(encoding="utf-8"))
+        bundle, _, number = record["version"].partition("/")
+        damaged = [name for name in questions.SERVED_FILES if file_sha256(folder / name) != record["sha256"][name]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise ArtifactError(f"cannot read the text-to-SQL model in {folder}: {type(exc).__name__}: {exc}. {how}") from exc
+    if damaged:
+        raise ArtifactError(f"{folder / damaged[0]} has another checksum than {questions.RECORD} says. {how}")
+    if bundle != questions.BUNDLE or not number.isdigit() or str(int(number)) != number or int(number) < 1:
+        raise ArtifactError(f"{folder} holds version {record['version']!r}, must be {questions.BUNDLE}/N, N a whole number from 1. {how}")
+    return number
+
+
+def _same(present: Path, source: Path) -> bool:
+    return present.is_file() and file_sha256(present) == file_sha256(source)
 
 
 def versions(repository: Path, model: str) -> list[int]:

@@ -570,6 +570,7 @@ def _process_environment(environment: _Environment, settings: TritonSettings) ->
     return {
         "PATH": f"{environment.python.parent}:/usr/bin:/bin",
         "LD_LIBRARY_PATH": ":".join(environment.libraries),
+        "REGULARS_CODE": str(CHECKOUT),  # for serving/triton_repo/text_to_sql, which runs nlq
         "PYTHONNOUSERSITE": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
