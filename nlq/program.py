@@ -1,4 +1,5 @@
-"""The language a question is translated into: what is counted, by what, where, in which order. Joins, grouping and SQL follow from it (`nlq.lower`).
+"""The language a question is translated into: what is counted, by what, where, in which order. Joins, grouping and SQL follow from it
+(`nlq.lower`).
 
 A program is a sequence of tokens in prefix order, so that each token decides what may come next:
 
@@ -12,9 +13,10 @@ A program is a sequence of tokens in prefix order, so that each token decides wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import TypeVar
 
 from contracts.errors import ContractError
 from nlq.vocabulary import (
@@ -34,6 +36,7 @@ from nlq.vocabulary import (
 )
 
 MAX_TOKENS = 64
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,8 @@ class Having:
 
 @dataclass(frozen=True)
 class Order:
-    """ref is m0, m1 (metrics), d0 (first dimension) or a column's token; limit a slot, a constant, `one` or empty; each: per first dimension."""
+    """ref is m0, m1 (metrics), d0 (first dimension) or a column's token; limit a slot, a constant, `one` or empty; each: per first
+    dimension."""
 
     descending: bool
     ref: str
@@ -181,7 +185,7 @@ class Automaton:
         if not self.stack:
             return frozenset()
         name, *rest = self.stack[-1]
-        return getattr(self, f"_see_{name}")(*rest)  # type: ignore[no-any-return]
+        return getattr(self, f"_see_{name}")(*rest)
 
     def push(self, token: str) -> None:
         """Take the next token.
@@ -190,7 +194,8 @@ class Automaton:
             ContractError: it is not one of `allowed()`.
         """
         if token not in self.allowed():
-            raise ContractError(f"{token} may not come here in a program, allowed are {', '.join(sorted(self.allowed())[:12])}. Correct the program")
+            some = ", ".join(sorted(self.allowed())[:12]) or "no more tokens"
+            raise ContractError(f"{token} may not come here in a program, allowed are {some}. Correct the program")
         name, *rest = self.stack.pop()
         self.length += 1
         getattr(self, f"_take_{name}")(token, *rest)
@@ -249,33 +254,31 @@ class Automaton:
         elif token == ";":
             self._expect(("dimensions",), ("conditions", self.base, ";"), ("having",), ("order",))
 
-    # metrics; scope "" is free, "second" binds to the base, "inner" to simple ones
+    # metrics; scope "" is free, "second" binds to the base
     def _see_metric(self, scope: str) -> frozenset[str]:
-        return frozenset((*SIMPLE, *WRAPPED)) if scope != "inner" else frozenset(SIMPLE)
+        return frozenset((*SIMPLE, *WRAPPED)) - (frozenset() if self.slots.times else {"vs"})
 
     def _take_metric(self, token: str, scope: str) -> None:
-        if scope in ("", "second"):
-            self.metrics += 1
-        bound = "inner" if scope == "" else scope
+        self.metrics += 1
         if token in SIMPLE:
-            self._expect(("target", token, "" if scope in ("", "free") else self.base))
+            self._expect(("target", token, "" if scope == "" else self.base))
         elif token in ("share", "only"):
-            self._expect(("simple",), ("nested",))
+            self._expect(("simple", "" if token == "only" else "number"), ("nested",))
         elif token == "ratio":
             self._expect(("ratiopart",), ("ratiopart",))
         elif token == "pct":
             self._expect(("pctof",))
         elif token == "vs":
-            self._expect(("simple",), ("time",), ("time",))
+            self._expect(("simple", "number"), ("time",), ("time",))
         else:
-            self._expect(("simple",))
-        del bound
+            self._expect(("simple", "number"))
 
-    def _see_simple(self) -> frozenset[str]:
+    # "number": times can be compared by min and max, but neither be divided nor added up
+    def _see_simple(self, need: str) -> frozenset[str]:
         return frozenset(SIMPLE)
 
-    def _take_simple(self, token: str) -> None:
-        self._expect(("target", token, self.base))
+    def _take_simple(self, token: str, need: str) -> None:
+        self._expect(("target", token, self.base, need))
 
     def _see_ratiopart(self) -> frozenset[str]:
         return frozenset((*SIMPLE, "only"))
@@ -284,13 +287,13 @@ class Automaton:
         if token == "only":
             self._expect(("freesimple",), ("nested",))
         else:
-            self._expect(("target", token, ""))
+            self._expect(("target", token, "", "number"))
 
     def _see_freesimple(self) -> frozenset[str]:
         return frozenset(SIMPLE)
 
     def _take_freesimple(self, token: str) -> None:
-        self._expect(("target", token, ""))
+        self._expect(("target", token, "", "number"))
 
     def _see_pctof(self) -> frozenset[str]:
         return frozenset(("share", "ratio", "of_total", "growth"))
@@ -299,17 +302,17 @@ class Automaton:
         self.metrics -= 1
         self._take_metric(token, "second")
 
-    def _see_target(self, fn: str, base: str) -> frozenset[str]:
+    def _see_target(self, fn: str, base: str, need: str = "") -> frozenset[str]:
         tables = UP[base] if base else TABLES
         if fn == "count":
             return frozenset((base,)) if base else frozenset(TABLES)
         if fn == "distinct":
             return _columns_of(tables, ("id", "text", "enum"))
-        if fn in ("min", "max"):
+        if fn in ("min", "max") and not need:
             return _columns_of(tables, ("number", "time", "date"))
         return _columns_of(tables, ("number",))
 
-    def _take_target(self, token: str, fn: str, base: str) -> None:
+    def _take_target(self, token: str, fn: str, base: str, need: str = "") -> None:
         table = token.split(".")[0]
         if not self.base or (self.base in UP[table] and table not in UP[self.base]):
             self.base = table  # the table with more rows, which reaches the other
@@ -327,7 +330,8 @@ class Automaton:
     # dimensions
     def _see_dimensions(self) -> frozenset[str]:
         up = UP[self.base]
-        groups = _columns_of(up, ("id", "text", "enum", "flag", "number", "date")) | {t for t in up if t in ENTITIES} | set(BUCKETS)
+        groups = _columns_of(up, ("id", "text", "enum", "flag", "number", "date")) | {t for t in up if t in ENTITIES}
+        groups |= frozenset(BUCKETS) if self._see_bucketed() else frozenset()
         return (groups if self.dimensions < 3 else frozenset()) | {";", "end"}
 
     def _take_dimensions(self, token: str) -> None:
@@ -350,8 +354,9 @@ class Automaton:
 
     def _heads(self, scope: str) -> frozenset[str]:
         heads = set(CONDITIONS)
-        if not self.slots.times:
-            heads -= {"during", "notduring"}
+        for ops, need in ((("during", "notduring"), "time"), (("true", "false"), "flag"), (("like",), "text")):
+            if not self._see_column(scope, need) or (need == "time" and not self.slots.times):
+                heads -= set(ops)
         if not DOWN[scope]:
             heads -= {"has", "hasnot", "hasagg"}
         return frozenset(heads)
@@ -398,12 +403,11 @@ class Automaton:
             found = _columns_of(up, ("id", "text", "enum", "number"))
             return frozenset(c for c in found if self._operands_of(fields()[c]))
         if need == "compare":
-            found = _columns_of(up, ("number",))
-            return found
+            return _columns_of(up, ("number",))
         if need == "number":
             return _columns_of(up, ("number",)) if self._numbers() else frozenset()
         if need == "text":
-            return _columns_of(up, ("text",))
+            return frozenset(c for c in _columns_of(up, ("text",)) if self._operands_of(fields()[c]))
         if need == "flag":
             return _columns_of(up, ("flag",))
         if need == "time":
@@ -477,7 +481,7 @@ class Automaton:
 
     def _take_having(self, token: str) -> None:
         if not self._section(token, ("having",)):
-            self._expect(("simple",), ("operand",))
+            self._expect(("simple", "number"), ("operand",))
 
     def _see_order(self) -> frozenset[str]:
         return frozenset(("desc", "asc", "end")) if self.dimensions else frozenset(("end",))
@@ -565,17 +569,16 @@ class _Reader:
             conditions = self.until(self.condition) if not self.ended() else ()
             return Program("list", table, columns, conditions=conditions, order=None if self.ended() else self.order())
         metrics = self.until(self.metric)
-        parts: list[tuple[object, ...]] = []
-        for read in (self.dimension, self.condition, self.having):
-            parts.append(() if self.ended() else self.until(read))
-        order = None if self.ended() else self.order()
-        return Program("agg", _base(metrics), (), metrics, *parts, order=order)  # type: ignore[arg-type]
+        dimensions = () if self.ended() else self.until(self.dimension)
+        conditions = () if self.ended() else self.until(self.condition)
+        having = () if self.ended() else self.until(self.having)
+        return Program("agg", _base(metrics), (), metrics, dimensions, conditions, having, None if self.ended() else self.order())
 
     def ended(self) -> bool:
         return self.peek() == "end"
 
-    def until(self, read, closers=(";", "end")):  # type: ignore[no-untyped-def]
-        found = []
+    def until(self, read: Callable[[], T], closers: tuple[str, ...] = (";", "end")) -> tuple[T, ...]:
+        found: list[T] = []
         while self.peek() not in closers:
             found.append(read())
         if self.peek() != "end":
@@ -583,7 +586,7 @@ class _Reader:
         return tuple(found)
 
     def nested(self) -> tuple[Condition, ...]:
-        return self.until(self.condition, (")",))  # type: ignore[no-any-return]
+        return self.until(self.condition, (")",))
 
     def metric(self) -> Metric:
         fn = self.next()
