@@ -1,7 +1,8 @@
 """Is an answer right? The rows of a reading against the rows of reference SQL.
 
-A reading is right when the reference's columns are among its own: some choice of as many of its columns holds the same rows, as often (in the
-same order where the question ranks). Names of columns do not count; numbers are compared to six significant digits, dates as instants.
+A reading is right when the reference's columns are among its own: some choice of as many of its columns holds the same rows, as often
+(in the same order where the question ranks). Names of columns do not count; numbers are compared to six significant digits, dates as
+instants.
 """
 
 from __future__ import annotations

@@ -173,18 +173,21 @@ def test_a_table_without_times_or_flags_is_not_asked_for_them() -> None:
 
 def test_the_tree() -> None:
     inner = Condition("during", "transactions.occurred_at", ("T0",))
-    assert parse("list customers customers.income ; hasnot transactions during transactions.occurred_at T0 ) ; desc customers.income N0 end") == Program(
+    said = "list customers customers.income ; hasnot transactions during transactions.occurred_at T0 ) ; desc customers.income N0 end"
+    assert parse(said) == Program(
         "list", "customers", ("customers.income",), conditions=(Condition("hasnot", table="transactions", inner=(inner,)),),
         order=Order(True, "customers.income", "N0"),
     )  # fmt: skip
     redeemed = Condition("eq", "events.event_type", ("=redemption",))
     assert parse(
-        "agg pct share count events eq events.event_type =redemption ) ; month events.occurred_at rewards ; or in events.channel =app =web ) "
-        "between events.value N0 N1 ; ge avg events.value mean ; asc d0 #10 each end"
+        "agg pct share count events eq events.event_type =redemption ) ; month events.occurred_at rewards ; "
+        "or in events.channel =app =web ) between events.value N0 N1 ; ge avg events.value mean ; asc d0 #10 each end"
     ) == Program(
         "agg", "events", metrics=(Wrapped("pct", (Wrapped("share", (Simple("count", "events"),), (redeemed,)),)),),
         dimensions=(Dimension("events.occurred_at", "month"), Dimension("rewards")),
-        conditions=(Condition("or", either=(Condition("in", "events.channel", ("=app", "=web")), Condition("between", "events.value", ("N0", "N1")))),),
+        conditions=(Condition("or", either=(
+            Condition("in", "events.channel", ("=app", "=web")), Condition("between", "events.value", ("N0", "N1")),
+        )),),
         having=(Having("ge", Simple("avg", "events.value"), "mean"),), order=Order(False, "d0", "#10", True),
     )  # fmt: skip
     total = Condition(
