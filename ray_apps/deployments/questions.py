@@ -21,7 +21,7 @@ from nlq.corrections import Correction, Corrections
 from nlq.execute import AskSettings, Engine
 from nlq.guard import check
 from nlq.pipeline import Answer, Asker
-from nlq.types import OutputColumn, Rows, Translation, Translator
+from nlq.types import OutputColumn, Rows, Translation
 from ray_apps.question_desk import BUNDLE, NO_MODEL, Again, Asked, DeskStatus, Made
 from ray_apps.question_files import Report, to_csv, to_pdf
 from ray_apps.questions import Correction as LogEntry
@@ -42,14 +42,14 @@ class QuestionDesk:
 
     Args:
         settings: whose home, model server and database.
-        open_translator: from the settings to a `nlq.types.Translator`; `nlq.translate.open_translator` when None.
+        open_translator: from the settings and the engine to a translator; the model of the home, else the shipped one, when None.
     """
 
     def __init__(
         self,
         settings: ServeSettings,
         *,
-        open_translator: Callable[[ServeSettings], Translator] | None = None,
+        open_translator: Callable[[ServeSettings, Engine], Any] | None = None,
     ) -> None:
         self.settings, self.tuning = settings, QuestionSettings.load()
         self._store = OperationalStore(settings.database_url or settings.folder.database_url)
@@ -153,7 +153,7 @@ class QuestionDesk:
         deployed = _stamp(self.settings)
         if self._asker is None or deployed != self._deployed:
             try:
-                translator = await self._in_thread(lambda: self._open(self.settings))
+                translator = await self._in_thread(lambda: self._open(self.settings, engine))
                 # The corrections are taken in anew: the model's sentence vectors tell which questions are the same.
                 self._learnt = _Learnt(Corrections(getattr(translator, "encode", None)))
                 self._asker, self._version = Asker(translator, engine, self._learnt.memory), version_of(translator)
@@ -181,19 +181,13 @@ class _Learnt:
     seen: int = 0
 
 
-_HOW = (
-    f"no {BUNDLE} model is deployed, so questions cannot be read. Train one: regulars train text-to-sql, then regulars export; "
-    "it is used at once."
-)
+_HOW = f"no {BUNDLE} model is here, so questions cannot be read. Train one: regulars train text-to-sql; it is used at once."
 
 
-def _translator(settings: ServeSettings) -> Translator:
-    try:
-        from nlq.translate import open_translator  # type: ignore[import-not-found,unused-ignore]
-    except ImportError as exc:
-        raise ArtifactError(_HOW) from exc
-    translator: Translator = open_translator(settings)
-    return translator
+def _translator(settings: ServeSettings, engine: Engine) -> Any:
+    from nlq.translate import model_in, open_translator
+
+    return open_translator(engine, folder=model_in(settings.home))
 
 
 def run(engine: Engine, sql: str, business_id: str, roles: frozenset[str], most: int) -> Rows:
@@ -260,9 +254,11 @@ def version_of(translator: Any) -> str:
 
 
 def _stamp(settings: ServeSettings) -> object:
-    """Changes when another version is deployed."""
+    """Changes when there is another model to use."""
+    from nlq.translate import MODEL, model_in
+
     try:
-        found = (settings.folder.models / BUNDLE / "deployed.json").stat()
+        found = (model_in(settings.home) / MODEL).stat()
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino

@@ -13,6 +13,7 @@ import pytest
 
 from contracts.api_query import QueryCorrections, QueryFeedbackResponse, QueryHistory, QueryResponse, QueryTemplates, SavedQueries
 from contracts.errors import ArtifactError, ConfigError, Overloaded, UpstreamError, UpstreamTimeout
+from nlq.translate import MODEL, home_model
 from nlq.types import OutputColumn, Translation
 from ray_apps.deployments.questions import QuestionDesk, version_of
 from ray_apps.keys import create_key
@@ -69,7 +70,7 @@ async def asking(api: Any) -> Any:
     """The app with a desk around the dictionary and an analyst's key; `more` makes keys of other roles and businesses."""
     await api.service.queries.desk.close()
     api.translator = Dictionary()
-    desk = QuestionDesk(api.service.settings, open_translator=lambda settings: api.translator)
+    desk = QuestionDesk(api.service.settings, open_translator=lambda settings, engine: api.translator)
     api.service.queries.desk = desk
 
     async def key(role: str, business: str = "biz-1") -> dict[str, str]:
@@ -285,7 +286,7 @@ async def test_a_correction_survives_a_new_desk(asking: Any) -> None:
     wrong = await ask(asking, "Who sings best?")
     await asking.http.post(f"{QUERY}/{wrong['queryId']}/feedback", json={"correct": False, "correctedQuery": TOP})
     await asking.service.queries.desk.close()
-    asking.service.queries.desk = QuestionDesk(asking.service.settings, open_translator=lambda settings: asking.translator)
+    asking.service.queries.desk = QuestionDesk(asking.service.settings, open_translator=lambda settings, engine: asking.translator)
     found = await ask(asking, "Who sings best?")
     assert (found["source"], found["results"]["kinds"]) == ("correction", ["id", "number", "money"])
 
@@ -310,7 +311,7 @@ async def test_a_correction_passes_the_guard(asking: Any) -> None:
 
 
 async def test_without_a_model_the_answer_says_how_to_get_one(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(settings: object) -> Any:
+    def absent(settings: object, engine: object) -> Any:
         raise ArtifactError("no text-to-sql model is deployed. Train one: regulars train text-to-sql")
 
     monkeypatch.setattr("ray_apps.deployments.questions._translator", absent)
@@ -332,19 +333,19 @@ async def test_another_deployed_model_is_used_and_a_bad_one_is_not(asking: Any, 
     desk = asking.service.queries.desk
     desk.tuning = replace_tuning(desk.tuning, look_s=1e-9)
     assert (await ask(asking, COUNT))["modelVersion"] == "text-to-sql/9"
-    bundle = Path(asking.home) / "models" / "text-to-sql"
-    bundle.mkdir(parents=True)
-    (bundle / "deployed.json").write_text("{}")
+    trained = home_model(Path(asking.home))
+    trained.mkdir(parents=True)
+    (trained / MODEL).write_text("{}")
     newer = Dictionary()
     newer.version = "text-to-sql/10"
     old, asking.translator = asking.translator, newer
     assert (await ask(asking, COUNT))["modelVersion"] == "text-to-sql/10"
 
-    def broken(settings: object) -> Any:
+    def broken(settings: object, engine: object) -> Any:
         raise ConfigError("the bundle is damaged")
 
     desk._open = broken
-    (bundle / "deployed.json").write_text("{ }")
+    (trained / MODEL).write_text("{ }")
     with caplog.at_level(logging.WARNING):
         assert (await ask(asking, COUNT))["modelVersion"] == "text-to-sql/10"
         assert (await ask(asking, COUNT))["modelVersion"] == "text-to-sql/10"
