@@ -26,6 +26,8 @@ TENSORS: Mapping[str, tuple[str, tuple[int, ...]]] = {
 }  # fmt: skip
 """Type and shape of each tensor as config.pbtxt names them, inputs first; there is no batch dimension."""
 INPUTS = ("ids", "mask", "slots", "width")
+FINGERPRINT = "fingerprint"
+"""Parameter of the served config.pbtxt: which weights they are, since two trainings may bear one version."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Operands:
     values: tuple[tuple[str, ...], ...]
     times: int
     durations: tuple[int, ...]
+
+
+def fingerprint(sha256: Mapping[str, str]) -> str:
+    """Names the served files of a model by their checksums."""
+    return "-".join(sha256[name][:16] for name in SERVED_FILES)
 
 
 def slots_to_json(numbers: int, values: Sequence[Collection[str]], times: int, durations: Collection[int]) -> str:

@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from tritonclient.grpc import service_pb2
 
-from contracts.errors import Overloaded, UpstreamError
-from contracts.questions import INPUTS, SCORES, TENSORS, TEXT_TO_SQL
+from contracts.errors import Overloaded, StackError, UpstreamError
+from contracts.questions import FINGERPRINT, INPUTS, SCORES, TENSORS, TEXT_TO_SQL, fingerprint
 from nlq.decode import Hypothesis
 from nlq.program import Slots
 from nlq.served import check_question, from_outputs, written
+from nlq.translate import Decoder, LocalDecoder, Model
+from ray_apps.settings import ServeSettings
+from ray_apps.tuning import QuestionSettings
+from serving import repository
 from serving.client import BlockingTritonClient
 
+logger = logging.getLogger("regulars.questions")
+
 _LENGTH = struct.Struct("<I")  # Triton's BYTES: each element after its length
+
+
+def open_decoder(settings: ServeSettings, tuning: QuestionSettings, folder: Path) -> Decoder:
+    """The model server's decoder of a model folder, loaded there when it is not yet; one in this process when that cannot be had.
+
+    So a model trained in a running stack's home is served from the next look on, and a model server of somebody else, whose
+    repository is not ours, costs only speed.
+
+    Raises:
+        ArtifactError: the folder holds no model, or a damaged one.
+    """
+    wanted = fingerprint(Model.read(folder).sha256)
+    if not settings.triton_url:
+        return LocalDecoder(folder)
+    remote = TritonDecoder(settings.triton_url, tuning.decode_deadline_s, tuning.threads)
+    try:
+        if not remote.serves(wanted):
+            repository.build_questions(folder, settings.folder.triton_repo)
+            remote.load()
+        if remote.serves(wanted):
+            return remote
+        logger.warning("questions are decoded in this process: the model server's repository is not %s", settings.folder.triton_repo)
+    except (StackError, OSError) as exc:
+        logger.warning("questions are decoded in this process: %s", exc)
+    remote.close()
+    return LocalDecoder(folder)
 
 
 class TritonDecoder:
@@ -63,6 +97,21 @@ class TritonDecoder:
     def ready(self) -> bool:
         """Whether the server has the model; False as well where it cannot be reached."""
         return self._client.ready(TEXT_TO_SQL, self._version)
+
+    def serves(self, wanted: str) -> bool:
+        """Whether the server has the weights of a fingerprint; False as well where it cannot be reached."""
+        try:
+            return self._client.parameter(TEXT_TO_SQL, FINGERPRINT, self._version) == wanted
+        except UpstreamError:
+            return False
+
+    def load(self) -> None:
+        """Have the server load what lies in its repository.
+
+        Raises:
+            UpstreamError: it is away, or could not.
+        """
+        self._client.load(TEXT_TO_SQL)
 
     def close(self) -> None:
         """Close the connection for good."""

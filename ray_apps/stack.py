@@ -29,7 +29,7 @@ from contracts.errors import ArtifactError, ConfigError, StackError, UpstreamErr
 from features.history import HISTORY_FORMAT
 from features.online import OnlineSettings, OnlineStore, materialize
 from features.state import STATE_FORMAT
-from nlq.translate import ARTIFACT, Model
+from nlq.translate import Model, model_in
 from ray_apps.clock import ServingClock, anchor
 from ray_apps.deployments.lander import Lander
 from ray_apps.host import free_ports
@@ -214,10 +214,11 @@ class Stack:
         return added
 
     def _add_questions(self) -> None:
-        """Add the text-to-SQL model that comes with the product; one that cannot be used is told and left out."""
+        """Add the text-to-SQL model of the home, else the one that comes with the product; one that cannot be used is told and left out."""
+        folder = model_in(self.home.root)
         try:
-            Model.read(ARTIFACT)
-            repository.build_questions(ARTIFACT, self.home.triton_repo)
+            Model.read(folder)
+            repository.build_questions(folder, self.home.triton_repo)
         except ArtifactError as exc:
             repository.remove_questions(self.home.triton_repo)
             self._say(f"model server: without text_to_sql: {exc}")

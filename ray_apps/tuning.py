@@ -79,6 +79,7 @@ class QuestionSettings(StackSettings):
     threads: int = Field(2, ge=1, le=64, description="Questions that one of them works on at once.")
     waiting: int = Field(16, ge=0, le=4096, description="Questions that wait for one of them beyond those; more are answered 503.")
     deadline_s: float = Field(20.0, gt=0, le=600, description="Longest wait for an answer; above the time limit of one query.")
+    decode_deadline_s: float = Field(5.0, gt=0, le=600, description="Longest wait for the model server's reading of a question.")
     look_s: float = Field(2.0, gt=0, le=3600, description="Pause between two looks for another deployed model.")
     csv_rows: int = Field(10_000, ge=1, le=1_000_000, description="Rows of a CSV export at most.")
     pdf_rows: int = Field(500, ge=1, le=10_000, description="Rows of a PDF export at most.")

@@ -250,6 +250,16 @@ class BlockingTritonClient:
         """One inference of a model whose tensors are not a ModelSpec's: built and read by the caller. Raises as `infer` does."""
         return self._call("ModelInfer", request, what)
 
+    def parameter(self, model: str, name: str, version: str = "") -> str:
+        """A parameter of a loaded model's config; empty where it has none of that name.
+
+        Raises:
+            UpstreamError: the server is away, or has no such model.
+        """
+        request = service_pb2.ModelConfigRequest(name=model, version=version)
+        parameters = self._call("ModelConfig", request, f"config of {model}").config.parameters
+        return str(parameters[name].string_value) if name in parameters else ""
+
     def load(self, model: str) -> None:
         """See TritonClient.load."""
         request = service_pb2.RepositoryModelLoadRequest(model_name=model)

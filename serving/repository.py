@@ -101,10 +101,11 @@ def build_questions(folder: Path, repository: Path, instances: int | None = None
     Raises:
         ArtifactError: the folder lacks a file, a checksum does not fit, or its version is not `text-to-sql/` and a whole number from 1.
     """
-    version = _questions_version(folder)
+    version, fingerprint = _questions_version(folder)
     count = (RepositorySettings.load().question_instances or max(1, (os.cpu_count() or 1) // 8)) if instances is None else instances
     config = read_config(TEMPLATES / questions.TEXT_TO_SQL / "config.pbtxt")
     config.instance_group[0].count = count
+    config.parameters[questions.FINGERPRINT].string_value = fingerprint
     text = str(text_format.MessageToString(config))
     files = {name: folder / name for name in questions.SERVED_FILES} | {"model.py": TEMPLATES / questions.TEXT_TO_SQL / "model.py"}
     model = repository / questions.TEXT_TO_SQL
@@ -136,8 +137,8 @@ def remove_questions(repository: Path) -> None:
             shutil.rmtree(gone)
 
 
-def _questions_version(folder: Path) -> str:
-    """The number of a text-to-SQL model whose files are as its record says."""
+def _questions_version(folder: Path) -> tuple[str, str]:
+    """Number and fingerprint of a text-to-SQL model whose files are as its record says."""
     how = "Restore the folder, or train again: regulars train text-to-sql"
     try:
         record = json.loads((folder / questions.RECORD).read_text(encoding="utf-8"))
@@ -149,7 +150,7 @@ def _questions_version(folder: Path) -> str:
         raise ArtifactError(f"{folder / damaged[0]} has another checksum than {questions.RECORD} says. {how}")
     if bundle != questions.BUNDLE or not number.isdigit() or str(int(number)) != number or int(number) < 1:
         raise ArtifactError(f"{folder} holds version {record['version']!r}, must be {questions.BUNDLE}/N, N a whole number from 1. {how}")
-    return number
+    return number, questions.fingerprint(record["sha256"])
 
 
 def _same(present: Path, source: Path) -> bool:

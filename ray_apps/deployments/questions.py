@@ -186,8 +186,10 @@ _HOW = f"no {BUNDLE} model is here, so questions cannot be read. Train one: regu
 
 def _translator(settings: ServeSettings, engine: Engine) -> Any:
     from nlq.translate import model_in, open_translator
+    from ray_apps.decoder import open_decoder
 
-    return open_translator(engine, folder=model_in(settings.home))
+    folder = model_in(settings.home)
+    return open_translator(engine, folder=folder, decoder=open_decoder(settings, QuestionSettings.load(), folder))
 
 
 def run(engine: Engine, sql: str, business_id: str, roles: frozenset[str], most: int) -> Rows:

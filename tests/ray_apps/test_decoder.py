@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from contracts.errors import ContractError, Overloaded, UpstreamError, UpstreamTimeout
+from contracts.errors import ArtifactError, ContractError, Overloaded, UpstreamError, UpstreamTimeout
 from nlq.decode import Hypothesis
 from nlq.program import Slots
 from nlq.served import read_slots
-from ray_apps.decoder import TritonDecoder
+from nlq.translate import ARTIFACT, LocalDecoder
+from ray_apps.decoder import TritonDecoder, open_decoder
+from ray_apps.settings import ServeSettings
+from ray_apps.tuning import QuestionSettings
 
 IDS = np.array([[101, 7, 102]])
 MASK = np.ones_like(IDS)
@@ -154,3 +157,16 @@ def test_an_answer_of_another_form_is_refused(server, decoder, outputs, message)
     server.answer = lambda request, context: response(**outputs)
     with pytest.raises(UpstreamError, match=message):
         decoder.decode(IDS, MASK, SLOTS, 4)
+
+
+def test_without_a_model_nothing_is_opened(tmp_path):
+    with pytest.raises(ArtifactError, match=r"model\.json"):
+        open_decoder(ServeSettings(home=tmp_path), QuestionSettings(), tmp_path)
+
+
+@pytest.mark.skipif(not (ARTIFACT / "model.json").is_file(), reason="no nlq/artifact: regulars train text-to-sql")
+def test_without_a_model_server_questions_are_decoded_here(tmp_path, server):
+    server.stop()
+    for url in (None, server.url):
+        found = open_decoder(ServeSettings(home=tmp_path, triton_url=url), QuestionSettings(), ARTIFACT)
+        assert isinstance(found, LocalDecoder)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from contracts import questions
+from contracts.bundle import file_sha256
 from contracts.errors import ArtifactError, UpstreamError
+from contracts.paths import Home
 from contracts.questions import INPUTS, TENSORS, TEXT_TO_SQL
 from nlq.decode import Hypothesis
 from nlq.program import Slots, parse
 from nlq.served import written
 from nlq.translate import ARTIFACT, LocalDecoder, Model
 from ray_apps import decoder as over_grpc
-from ray_apps.decoder import TritonDecoder
+from ray_apps.decoder import TritonDecoder, open_decoder
+from ray_apps.settings import ServeSettings
+from ray_apps.tuning import QuestionSettings
 from serving.repository import TEMPLATES, build_questions, read_config, remove_questions, versions
 from serving.triton import TritonServer, TritonSettings, models_in
 
@@ -170,16 +177,39 @@ def test_the_shipped_model_reads_as_it_does_here(quick_settings, tmp_path):
     from nlq.tokens import Tokens
 
     version = Model.read(ARTIFACT).version.split("/")[1]
-    assert build_questions(ARTIFACT, tmp_path / "repository").name == version
+    home = Home(tmp_path)
+    assert build_questions(ARTIFACT, home.triton_repo).name == version
     tokens, local = Tokens(ARTIFACT / "tokenizer.json"), LocalDecoder(ARTIFACT)
-    with TritonServer(quick_settings(), tmp_path / "repository", tmp_path / "run") as server:
-        remote = TritonDecoder(server.url, PATIENT_S, version=version)
+    with TritonServer(quick_settings(), home.triton_repo, tmp_path / "run") as server:
+        settings = ServeSettings(home=tmp_path, triton_url=server.url)
+        remote = open_decoder(settings, QuestionSettings(decode_deadline_s=PATIENT_S), ARTIFACT)
+        assert isinstance(remote, TritonDecoder)
         for text in QUESTIONS:
             ids, mask = tokens.batch([text])
             found, wanted = (d.decode(ids, mask, SLOTS[1], 4)[0] for d in (remote, local))
             assert found.program == wanted.program, text
             assert found.score == pytest.approx(wanted.score, abs=0.05), text
         remote.close()
+        repository_lost = settings.model_copy(update={"home": tmp_path / "elsewhere"})
+        other = _retrained(tmp_path / "other")
+        assert isinstance(open_decoder(repository_lost, QuestionSettings(), other), LocalDecoder), (
+            "the server looks into another repository"
+        )
+        loaded = open_decoder(settings, QuestionSettings(), other)
+        assert isinstance(loaded, TritonDecoder), "brought in and loaded"
+        loaded.close()
+
+
+def _retrained(folder: Path) -> Path:
+    """The shipped model as another training under the same version would be: other files, other checksums."""
+    shutil.copytree(ARTIFACT, folder)
+    graph = onnx.load(folder / "step.onnx")
+    graph.doc_string = "trained again"
+    onnx.save(graph, folder / "step.onnx")
+    record = json.loads((folder / questions.RECORD).read_text())
+    record["sha256"]["step.onnx"] = file_sha256(folder / "step.onnx")
+    (folder / questions.RECORD).write_text(json.dumps(record))
+    return folder
 
 
 QUESTIONS = (
@@ -256,9 +286,13 @@ def test_a_new_version_comes_in_without_a_restart(server, remote, folder, tmp_pa
     """As `regulars train text-to-sql` would bring it."""
     newer = toy_folder(tmp_path / "newer", "text-to-sql/2", nudge=0.5)
     build_questions(newer, server.repository, instances=2)
-    remote._client.load(TEXT_TO_SQL)
+    wanted = questions.fingerprint(json.loads((newer / questions.RECORD).read_text())["sha256"])
+    assert not remote.serves(wanted)
+    remote.load()
+    assert remote.serves(wanted)
     (ids, mask), *_ = toy_questions(1)
     assert same(remote.decode(ids, mask, SLOTS[1], 4), LocalDecoder(newer).decode(ids, mask, SLOTS[1], 4))
     build_questions(folder, server.repository, instances=2)
-    remote._client.load(TEXT_TO_SQL)
+    remote.load()
+    assert not remote.serves(wanted)
     assert same(remote.decode(ids, mask, SLOTS[1], 4), LocalDecoder(folder).decode(ids, mask, SLOTS[1], 4))
