@@ -219,6 +219,8 @@ def compile_engines(
             hops = _compile_tensorrt(bundle, paths, used) if target == "tensorrt" else _check_onnx(bundle)
             record = {"model": bundle.parent.name, "version": bundle.name, "target": target, "precision": used}
             results.append((record, hops))
+        if target == "tensorrt":
+            _add_questions(paths)
     if json:
         print_json({"compiled": [record | {"hops": [h.as_dict() for h in hops]} for record, hops in results]})
     else:
@@ -255,6 +257,16 @@ def _compile_tensorrt(bundle: Path, paths: Home, precision: Any) -> list[Hop]:
         hops.append(Hop(**{k: v for k, v in record.parity.items() if k != "ok"}))
     repository.build(bundle, paths.root / "triton_repo_tensorrt", target="tensorrt")
     return hops
+
+
+def _add_questions(paths: Home) -> None:
+    """The text-to-SQL model beside the engines: it is not compiled, but the model server's repository is one."""
+    from nlq.translate import MODEL, model_in
+    from serving import repository
+
+    folder = model_in(paths.root)
+    if (folder / MODEL).is_file():
+        repository.build_questions(folder, paths.root / "triton_repo_tensorrt")
 
 
 def _check_onnx(bundle: Path) -> list[Hop]:
