@@ -1,6 +1,7 @@
 """From a program to SQL: joins along keys, grouping, time windows, and the words that say it in English.
 
-The SQL is built as a sqlglot tree, never from pieces of text. Times are literals computed from the as-of time, so that it runs the same later.
+The SQL is built as a sqlglot tree, never from pieces of text. Times are literals computed from the as-of time, so that it runs the same
+later.
 """
 
 from __future__ import annotations
@@ -80,20 +81,20 @@ class _Scope:
             return "transactions"
         return self.table
 
-    def key(self, name: str) -> exp.Expression:
+    def key(self, name: str) -> exp.Expr:
         """A key column of this scope, through transactions for the items."""
         if name == "customer_id" and self.table == "transaction_items":
             self.need("transactions")
             return exp.column(name, table=self.alias("transactions"))
         return exp.column(name, table=self.alias(self.table))
 
-    def column(self, token: str) -> exp.Expression:
+    def column(self, token: str) -> exp.Expr:
         f = fields()[token]
         if f.virtual:
             return self.lowering.virtual(self, f)
         return exp.column(f.name, table=self.need(f.table))
 
-    def source(self, table: str) -> exp.Expression:
+    def source(self, table: str) -> exp.Expr:
         if table == "customer_risk_scores" and self.lowering.several_scores:
             newest = (
                 exp.select("*").from_(exp.to_table("customer_risk_scores"))
@@ -114,9 +115,7 @@ class _Scope:
         select = select.from_(self.source(self.table))
         for table in self.joined:
             key = _KEYS[table]
-            on = exp.EQ(
-                this=exp.column(key, table=self.alias(self.holder(table))), expression=exp.column(key, table=self.alias(table))
-            )
+            on = exp.EQ(this=exp.column(key, table=self.alias(self.holder(table))), expression=exp.column(key, table=self.alias(table)))
             select = select.join(self.source(table), on=on)
         return select
 
@@ -126,6 +125,7 @@ class _Lowering:
         self.linked, self.as_of, self.several_scores = linked, as_of, several_scores
         self.names: list[str] = []
         self.columns: list[OutputColumn] = []
+        self.second_metric = 0
 
     def lower(self, p: Program) -> Lowered:
         if p.kind == "list":
@@ -165,10 +165,8 @@ class _Lowering:
                 select = select.limit(self.limit(p.order.limit))
         return select
 
-    def put(self, select: exp.Select, e: exp.Expression, name: str, kind: ColumnKind) -> exp.Select:
-        base, n = name, 2
-        while name in self.names:
-            name, n = f"{base}_{n}", n + 1
+    def put(self, select: exp.Select, e: exp.Expr, name: str, kind: ColumnKind) -> exp.Select:
+        name = _unlike(name, self.names)
         self.names.append(name)
         self.columns.append(OutputColumn(name, kind))
         same = isinstance(e, exp.Column) and e.name == name
@@ -183,8 +181,8 @@ class _Lowering:
 
     def aggregate(self, p: Program) -> exp.Select:
         scope = _Scope(self, p.table)
-        groups: list[exp.Expression] = []
-        buckets: list[exp.Expression] = []
+        groups: list[exp.Expr] = []
+        buckets: list[exp.Expr] = []
         select = exp.Select()
         for d in p.dimensions:
             for e, name, kind in self.dimension(d, scope, [x.target for x in p.dimensions]):
@@ -193,17 +191,14 @@ class _Lowering:
             if d.bucket:
                 buckets.append(groups[-1])
         over = buckets[0] if buckets else None
-        outputs: list[exp.Expression] = []
-        for m in p.metrics:
+        outputs: list[exp.Expr] = []
+        for number, m in enumerate(p.metrics):
+            if number == 1:
+                self.second_metric = len(self.names)
             for e, name, kind in self.metric(m, scope, over, [g for g in groups if g is not over]):
                 select = self.put(select, e, name, kind)
                 outputs.append(e)
-        wheres = [self.condition(c, scope) for c in p.conditions]
-        if (kinds := _only_types(p)) and p.dimensions:  # groups without any of the counted events are left out
-            held = [exp.Literal.string(k) for k in kinds]
-            wheres.append(exp.In(this=scope.column("events.event_type"), expressions=held))
-        if any(d.target == "transactions.store" for d in p.dimensions):  # a purchase on the web has no store, which is not a store without a name
-            wheres.append(exp.Not(this=exp.Is(this=scope.column("transactions.store"), expression=exp.Null())))
+        wheres = self.wheres(p, scope)
         havings = [self.having(h.compare, h.metric, h.operand, scope, p, groups) for h in p.having]
         select = scope.onto(select)
         if wheres:
@@ -214,10 +209,20 @@ class _Lowering:
             select = select.having(h)
         return self.ordered(select, p, groups, buckets)
 
-    def ordered(self, select: exp.Select, p: Program, groups: list[exp.Expression], buckets: list[exp.Expression]) -> exp.Select:
+    def wheres(self, p: Program, scope: _Scope) -> list[exp.Expr]:
+        """Which rows a grouping counts."""
+        found = [self.condition(c, scope) for c in p.conditions]
+        if (kinds := _only_types(p)) and p.dimensions:  # groups without any of the counted events are left out
+            held = [exp.Literal.string(k) for k in kinds]
+            found.append(exp.In(this=scope.column("events.event_type"), expressions=held))
+        if any(d.target == "transactions.store" for d in p.dimensions):  # a purchase on the web has no store, not one without a name
+            found.append(exp.Not(this=exp.Is(this=scope.column("transactions.store"), expression=exp.Null())))
+        return found
+
+    def ordered(self, select: exp.Select, p: Program, groups: list[exp.Expr], buckets: list[exp.Expr]) -> exp.Select:
         if p.order is None:
             return select.order_by(*[b.copy() for b in buckets]) if buckets else select
-        number = {"d0": 0, "m0": self.first_metric(p), "m1": self.first_metric(p) + 1}[p.order.ref]
+        number = {"d0": 0, "m0": self.first_metric(p), "m1": self.second_metric}[p.order.ref]
         name = self.names[min(number, len(self.names) - 1)]
         by = exp.Ordered(this=exp.column(name), desc=p.order.descending, nulls_first=False)
         if p.order.each:
@@ -238,7 +243,7 @@ class _Lowering:
     def first_metric(p: Program) -> int:
         return sum(2 if d.target in ENTITIES else 1 for d in p.dimensions)
 
-    def dimension(self, d: Dimension, scope: _Scope, all_of: list[str]) -> list[tuple[exp.Expression, str, ColumnKind]]:
+    def dimension(self, d: Dimension, scope: _Scope, all_of: list[str]) -> list[tuple[exp.Expr, str, ColumnKind]]:
         if d.bucket:
             return [(self.bucket(d.bucket, scope.column(d.target)), d.bucket, "category" if d.bucket == "weekday" else "time")]
         if d.target in ENTITIES:
@@ -251,16 +256,14 @@ class _Lowering:
         return [(scope.column(d.target), self.label(f, [t for t in all_of if "." in t]), f.kind)]
 
     @staticmethod
-    def bucket(unit: str, column: exp.Expression) -> exp.Expression:
+    def bucket(unit: str, column: exp.Expr) -> exp.Expr:
         if unit == "weekday":
             return exp.Anonymous(this="DAYNAME", expressions=[column])
         if unit == "hour":
             return exp.Anonymous(this="HOUR", expressions=[column])
         return exp.cast(exp.Anonymous(this="DATE_TRUNC", expressions=[exp.Literal.string(unit), column]), "date")
 
-    def metric(
-        self, m: Metric, scope: _Scope, over: exp.Expression | None, others: list[exp.Expression]
-    ) -> list[tuple[exp.Expression, str, ColumnKind]]:
+    def metric(self, m: Metric, scope: _Scope, over: exp.Expr | None, others: list[exp.Expr]) -> list[tuple[exp.Expr, str, ColumnKind]]:
         if isinstance(m, Simple):
             return [(self.simple(m, scope), metric_name(m), _kind(m))]
         first = m.parts[0]
@@ -281,7 +284,9 @@ class _Lowering:
             kind = "number" if top[2] == "number" else top[2]
             both_counts = all(_counts(p) for p in m.parts)
             same = _target(m.parts[0]) == _target(m.parts[1])
-            return [(_divide(top[0], bottom[0]), "rate" if both_counts and same else "average", "fraction" if both_counts and same else kind)]
+            return [
+                (_divide(top[0], bottom[0]), "rate" if both_counts and same else "average", "fraction" if both_counts and same else kind)
+            ]
         assert isinstance(first, Simple)  # noqa: S101
         value = self.simple(first, scope)
         if m.fn == "of_total":
@@ -289,7 +294,9 @@ class _Lowering:
             return [(value, metric_name(first), _kind(first)), (_divide(value.copy(), total), "share", "fraction")]
         if m.fn == "vs":
             return self.versus(m, first, scope)
-        order = exp.Order(expressions=[exp.Ordered(this=over.copy())]) if over is not None else None
+        if over is None:
+            raise ContractError(f"a {m.fn} figure goes from one period to the next, and none is named. Ask for it by month, or by week")
+        order = exp.Order(expressions=[exp.Ordered(this=over.copy())])
         if m.fn == "cumulative":
             running = exp.Window(this=exp.Sum(this=value), partition_by=[o.copy() for o in others], order=order)
             return [(running, f"cumulative_{metric_name(first)}", _kind(first))]
@@ -297,7 +304,7 @@ class _Lowering:
         change = exp.Sub(this=_divide(value.copy(), before), expression=exp.Literal.number(1))
         return [(value, metric_name(first), _kind(first)), (change, "growth", "fraction")]
 
-    def versus(self, m: Wrapped, first: Simple, scope: _Scope) -> list[tuple[exp.Expression, str, ColumnKind]]:
+    def versus(self, m: Wrapped, first: Simple, scope: _Scope) -> list[tuple[exp.Expr, str, ColumnKind]]:
         made = []
         column = scope.column(self.time_column(first.table))
         labels = [_slug(self.window(t).label) for t in m.times]
@@ -321,8 +328,8 @@ class _Lowering:
             raise ContractError(f"{table} has no time of its own, so two periods of it cannot be compared. Ask about another table")
         return name if "." in name else f"{table}.{name}"
 
-    def simple(self, m: Simple, scope: _Scope, only: list[exp.Expression] | None = None) -> exp.Expression:
-        made: exp.Expression
+    def simple(self, m: Simple, scope: _Scope, only: list[exp.Expr] | None = None) -> exp.Expr:
+        made: exp.Expr
         if m.fn == "count":
             scope.need(m.target)
             made = exp.Count(this=exp.Star())
@@ -335,14 +342,14 @@ class _Lowering:
             }[m.fn]()  # fmt: skip
         return exp.Filter(this=made, expression=exp.Where(this=exp.and_(*only))) if only else made
 
-    def having(self, compare: str, m: Simple, operand: str, scope: _Scope, p: Program, groups: list[exp.Expression]) -> exp.Expression:
+    def having(self, compare: str, m: Simple, operand: str, scope: _Scope, p: Program, groups: list[exp.Expr]) -> exp.Expr:
         value = self.simple(m, scope)
         if operand != "mean":
             return _OPS[compare](this=value, expression=self.number(operand, fields().get(m.target) if m.fn != "distinct" else None))
         inner = _Scope(self, p.table)
         found = self.simple(m, inner)
         keys = [e for d in p.dimensions for e, _, _ in self.dimension(d, inner, [x.target for x in p.dimensions])]
-        wheres = [self.condition(c, inner) for c in p.conditions]
+        wheres = self.wheres(p, inner)
         each = inner.onto(exp.select(exp.alias_(found, "v"))).group_by(*keys)
         if wheres:
             each = each.where(*wheres)
@@ -355,8 +362,11 @@ class _Lowering:
     def crosses(p: Program) -> bool:
         from nlq.vocabulary import UP
 
-        return any(t not in UP[p.table] for m in p.metrics for t in _tables(m)) or any(
-            s.fn == "count" and s.target != p.table for m in p.metrics for s in _simples(m)
+        simples = [*(s for m in p.metrics for s in _simples(m)), *(h.metric for h in p.having)]
+        # Rows of a joined table come up once for each row that is counted: they can neither be counted nor, unless one fits one, be summed.
+        return any(
+            s.table not in UP[p.table] or (s.fn == "count" and s.table != p.table) or (s.fn == "sum" and p.table not in UP[s.table])
+            for s in simples
         )
 
     def crossing(self, p: Program) -> exp.Select:
@@ -366,57 +376,67 @@ class _Lowering:
         wrapped = p.metrics[0]
         percent = isinstance(wrapped, Wrapped) and wrapped.fn == "pct"
         ratio = wrapped.parts[0] if percent and isinstance(wrapped, Wrapped) else wrapped
-        if len(p.metrics) != 1 or not isinstance(ratio, Wrapped) or ratio.fn != "ratio" or p.having or (p.order is not None and p.order.each):
+        if (
+            len(p.metrics) != 1
+            or not isinstance(ratio, Wrapped)
+            or ratio.fn != "ratio"
+            or p.having
+            or (p.order is not None and p.order.each)
+        ):
             raise ContractError("metrics of two tables can only be a ratio. Ask for one of them at a time")
-        sides, names, kinds = [], [], []
+        sides: list[exp.Select] = []
+        names: list[str] = []
+        kinds: list[ColumnKind] = []
         for number, part in enumerate(ratio.parts):
             simple = part if isinstance(part, Simple) else part.parts[0]
             reach = UP[simple.table]
             scope = _Scope(self, simple.table)
             select = exp.Select()
+            groups: list[exp.Expr] = []
             for d in p.dimensions:
                 if d.target.split(".")[0] not in reach or d.bucket:
                     raise ContractError(f"{simple.table} cannot be grouped by {d.target}. Ask for another grouping")
                 for e, name, kind in self.dimension(d, scope, [x.target for x in p.dimensions]):
-                    select = select.select(exp.alias_(e, name))
                     if number == 0:
-                        names.append(name)
+                        names.append(_unlike(name, names))
                         kinds.append(kind)
+                    select = select.select(exp.alias_(e, names[len(groups)]))
+                    groups.append(e)
             value = self.metric(part, scope, None, [])[0][0]
             select = select.select(exp.alias_(value, f"v{number}"))
             wheres = [self.condition(c, scope) for c in p.conditions if _reaches(c, reach)]
             select = scope.onto(select)
             if wheres:
                 select = select.where(*wheres)
-            sides.append(select.group_by(*[exp.column(n) for n in names]) if names else select)
+            sides.append(select.group_by(*[g.copy() for g in groups]) if groups else select)
         value = _divide(exp.column("v0", table="a"), exp.column("v1", table="b"))
         both = [exp.EQ(this=exp.column(n, table="a"), expression=exp.column(n, table="b")) for n in names]
         select = exp.Select()
         for n, kind in zip(names, kinds, strict=True):
             select = self.put(select, exp.column(n, table="a"), n, kind)
-        select = self.put(
-            select, exp.Mul(this=exp.Literal.number(100), expression=_paren(value)) if percent else value, "percent" if percent else "average",
-            "percent" if percent else "number",
-        )  # fmt: skip
+        if percent:
+            select = self.put(select, exp.Mul(this=exp.Literal.number(100), expression=_paren(value)), "percent", "percent")
+        else:
+            select = self.put(select, value, "average", "number")
         select = select.from_(sides[0].subquery("a"))
         select = select.join(sides[1].subquery("b"), on=exp.and_(*both)) if both else select.join(sides[1].subquery("b"), join_type="cross")
         return self.ordered(select, p, [], [])
 
     # ---- conditions
 
-    def condition(self, c: Condition, scope: _Scope) -> exp.Expression:
+    def condition(self, c: Condition, scope: _Scope) -> exp.Expr:
         if c.op == "or":
             return exp.paren(exp.or_(*[self.condition(e, scope) for e in c.either]))
         if c.op in ("has", "hasnot"):
             select, inner = self.related(c.table, scope)
             wheres = [self.correlate(c.table, scope, inner), *(self.condition(i, inner) for i in c.inner)]
-            made = inner.onto(select.select(exp.Literal.number(1))).where(*wheres)
-            found = exp.Exists(this=made)
+            found = exp.Exists(this=inner.onto(select.select(exp.Literal.number(1))).where(*wheres))
             return exp.Not(this=found) if c.op == "hasnot" else found
         if c.op == "hasagg":
             return self.total_of_related(c, scope)
         f = fields()[c.column]
         column = scope.column(c.column)
+        made: exp.Expr
         if c.op in ("null", "notnull"):
             null = exp.Is(this=column, expression=exp.Null())
             return exp.Not(this=null) if c.op == "notnull" else null
@@ -426,16 +446,18 @@ class _Lowering:
             made = self.within(column, self.window(c.operands[0]), f.ahead, f.type == "date")
             return exp.Not(this=exp.paren(made)) if c.op == "notduring" else made
         if c.op == "like":
-            texts = [v for o in c.operands for v in self.texts(o, f)]
-            return exp.or_(*[exp.Anonymous(this="CONTAINS", expressions=[exp.Lower(this=column.copy()), exp.Literal.string(t.lower())]) for t in texts])
+            return _contains(column, [v for o in c.operands for v in self.texts(o, f)])
         if c.op == "between":
             low, high = sorted(float(self.number(o, f).this) for o in c.operands)
             return exp.Between(this=column, low=_literal(low), high=_literal(high))
+        if f.type == "number" and c.op in ("in", "notin"):
+            numbers = exp.In(this=column, expressions=[self.number(o, f, scope) for o in c.operands])
+            return exp.Not(this=numbers) if c.op == "notin" else numbers
         if f.type == "number":
-            return _OPS.get(c.op, exp.EQ)(this=column, expression=self.number(c.operands[0], f, scope))
+            return _OPS[c.op](this=column, expression=self.number(c.operands[0], f, scope))
         texts = [v for o in c.operands for v in self.texts(o, f)]
         if all(o.startswith("V") and self.value(o).like for o in c.operands):
-            made = exp.or_(*[exp.Anonymous(this="CONTAINS", expressions=[exp.Lower(this=column.copy()), exp.Literal.string(t.lower())]) for t in texts])
+            made = _contains(column, texts)
             return exp.Not(this=exp.paren(made)) if c.op in ("ne", "notin") else made
         if len(texts) == 1:
             return (exp.NEQ if c.op in ("ne", "notin") else exp.EQ)(this=column, expression=exp.Literal.string(texts[0]))
@@ -446,11 +468,11 @@ class _Lowering:
         return exp.Select(), _Scope(self, table, scope.depth + 1)
 
     @staticmethod
-    def correlate(table: str, scope: _Scope, inner: _Scope) -> exp.Expression:
+    def correlate(table: str, scope: _Scope, inner: _Scope) -> exp.Expr:
         key = {"rewards": "reward_id", "campaigns": "campaign_id", "products": "product_id"}.get(scope.table, "customer_id")
         return exp.EQ(this=inner.key(key), expression=scope.key(key))
 
-    def total_of_related(self, c: Condition, scope: _Scope) -> exp.Expression:
+    def total_of_related(self, c: Condition, scope: _Scope) -> exp.Expr:
         assert c.metric is not None  # noqa: S101 - see Condition
         key = {"rewards": "reward_id", "campaigns": "campaign_id", "products": "product_id"}.get(scope.table, "customer_id")
         select, inner = self.related(c.table, scope)
@@ -460,25 +482,29 @@ class _Lowering:
         counts = c.metric.fn in ("count", "distinct")
         if c.operands[0] == "mean":
             per_one = inner.onto(exp.select(exp.alias_(value.copy(), "v"))).where(*wheres).group_by(held.copy())
-            bound: exp.Expression = exp.select(exp.Avg(this=exp.column("v"))).from_(per_one.subquery("per_one")).subquery()
+            bound: exp.Expr = exp.select(exp.Avg(this=exp.column("v"))).from_(per_one.subquery("per_one")).subquery()
         else:
             bound = self.number(c.operands[0], None if counts else fields()[c.metric.target])
         if counts and c.compare in ("lt", "le", "eq"):
             total = inner.onto(select.select(value)).where(exp.EQ(this=held, expression=scope.key(key)), *wheres)
             return _OPS[c.compare](this=total.subquery(), expression=bound)
-        some = inner.onto(select.select(held)).where(exp.Not(this=exp.Is(this=held.copy(), expression=exp.Null())), *wheres).group_by(held.copy())
+        some = (
+            inner.onto(select.select(held))
+            .where(exp.Not(this=exp.Is(this=held.copy(), expression=exp.Null())), *wheres)
+            .group_by(held.copy())
+        )
         some = some.having(_OPS[c.compare](this=value, expression=bound))
         return exp.In(this=scope.key(key), query=some.subquery())
 
-    def virtual(self, scope: _Scope, f: Field) -> exp.Expression:
+    def virtual(self, scope: _Scope, f: Field) -> exp.Expr:
         if f.token == "transaction_items.customer_id":
             return scope.column("transactions.customer_id")
         alias = scope.need(f.table)
 
-        def col(name: str) -> exp.Expression:
+        def col(name: str) -> exp.Expr:
             return exp.column(name, table=alias)
 
-        def call(name: str, *args: exp.Expression) -> exp.Expression:
+        def call(name: str, *args: exp.Expr) -> exp.Expr:
             return exp.Anonymous(this=name, expressions=list(args))
 
         if f.name in ("last_purchase_at", "first_purchase_at", "days_since_purchase"):
@@ -502,7 +528,9 @@ class _Lowering:
             ranks = []
             for side in ("to", "from"):
                 tier = call("JSON_EXTRACT_STRING", col("metadata"), exp.Literal.string(f"$.{side}"))
-                ranks.append(exp.Case(this=tier, ifs=[exp.If(this=exp.Literal.string(t), true=exp.Literal.number(i)) for i, t in enumerate(TIERS)]))
+                ranks.append(
+                    exp.Case(this=tier, ifs=[exp.If(this=exp.Literal.string(t), true=exp.Literal.number(i)) for i, t in enumerate(TIERS)])
+                )
             is_change = exp.EQ(this=col("event_type"), expression=exp.Literal.string("tier_change"))
             return exp.paren(exp.and_(is_change, (exp.GT if f.name == "upgrade" else exp.LT)(this=ranks[0], expression=ranks[1])))
         if f.name in ("from_tier", "to_tier"):
@@ -515,12 +543,12 @@ class _Lowering:
             return exp.In(this=call("DAYNAME", col("occurred_at")), expressions=[exp.Literal.string(d) for d in ("Saturday", "Sunday")])
         return call("DAYNAME", col("occurred_at"))
 
-    def current(self, f: Field, col: Callable[[str], exp.Expression]) -> exp.Expression:
+    def current(self, f: Field, col: Callable[[str], exp.Expr]) -> exp.Expr:
         """Whether a reward or a campaign is open at the as-of time; an end that is not known is open."""
         start, end = ("started_at", "ended_at") if f.name == "running" else ("valid_from", "valid_to")
         if f.name == "expired":
             return exp.paren(exp.LT(this=col(end), expression=_time(self.as_of)))
-        begun: exp.Expression = exp.LTE(this=col(start), expression=_time(self.as_of))
+        begun: exp.Expr = exp.LTE(this=col(start), expression=_time(self.as_of))
         if f.name == "active":
             begun = exp.paren(exp.or_(exp.Is(this=col(start), expression=exp.Null()), begun))
         ends = exp.or_(exp.Is(this=col(end), expression=exp.Null()), exp.GTE(this=col(end), expression=_time(self.as_of)))
@@ -539,7 +567,7 @@ class _Lowering:
             return (operand[1:],)
         return tuple(self.value(operand).columns[f.token])
 
-    def number(self, operand: str, f: Field | None, scope: _Scope | None = None) -> exp.Expression:
+    def number(self, operand: str, f: Field | None, scope: _Scope | None = None) -> exp.Expr:
         if operand == "mean":
             if f is None or scope is None:
                 raise ContractError("an average of what is not clear. Ask with a number")
@@ -554,16 +582,16 @@ class _Lowering:
         n = self.linked.numbers[int(operand[1:])]
         return _literal(n.value / 100 if fraction and (n.percent or n.value > 1) else n.value)
 
-    def limit(self, operand: str) -> exp.Expression:
+    def limit(self, operand: str) -> exp.Expr:
         if operand == "one":
             return exp.Literal.number(1)
-        return exp.Literal.number(int(max(1, float(self.number(operand, None).this))))
+        return exp.Literal.number(int(min(1e9, max(1, float(self.number(operand, None).this)))))
 
     @staticmethod
-    def within(column: exp.Expression, window: Window, ahead: bool, is_date: bool = False) -> exp.Expression:
+    def within(column: exp.Expr, window: Window, ahead: bool, is_date: bool = False) -> exp.Expr:
         start, end = window.ahead if ahead and window.ahead else (window.start, window.end)
         make = _date if is_date else _time
-        bounds: list[exp.Expression] = []
+        bounds: list[exp.Expr] = []
         if start is not None:
             bounds.append(exp.GTE(this=column.copy(), expression=make(start)))
         if end is not None:
@@ -571,23 +599,38 @@ class _Lowering:
         return exp.and_(*bounds)
 
 
-def _time(t: datetime) -> exp.Expression:
+def _unlike(name: str, taken: Sequence[str]) -> str:
+    """The name, with a number behind it where it is taken."""
+    found, n = name, 2
+    while found in taken:
+        found, n = f"{name}_{n}", n + 1
+    return found
+
+
+def _time(t: datetime) -> exp.Expr:
     return exp.cast(exp.Literal.string(t.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f").rstrip("0").rstrip(".") + "+00"), "timestamptz")
 
 
-def _date(t: datetime) -> exp.Expression:
+def _date(t: datetime) -> exp.Expr:
     return exp.cast(exp.Literal.string(t.strftime("%Y-%m-%d")), "date")
 
 
-def _literal(n: float) -> exp.Expression:
+def _literal(n: float) -> exp.Expr:
     return exp.Literal.number(int(n) if float(n).is_integer() else round(n, 10))
 
 
-def _paren(e: exp.Expression) -> exp.Expression:
+def _paren(e: exp.Expr) -> exp.Expr:
     return exp.paren(e) if isinstance(e, exp.Binary) else e
 
 
-def _divide(a: exp.Expression, b: exp.Expression) -> exp.Expression:
+def _contains(column: exp.Expr, texts: Sequence[str]) -> exp.Expr:
+    """Whether any of the texts is in it, whatever the case."""
+    return exp.or_(
+        *[exp.Anonymous(this="CONTAINS", expressions=[exp.Lower(this=column.copy()), exp.Literal.string(t.lower())]) for t in texts]
+    )
+
+
+def _divide(a: exp.Expr, b: exp.Expr) -> exp.Expr:
     top = exp.cast(a, "double")
     return exp.Div(this=top, expression=exp.Nullif(this=b, expression=exp.Literal.number(0)))
 
@@ -598,10 +641,6 @@ def _slug(label: str) -> str:
     return slug if slug[0].isalpha() else f"p_{slug}"
 
 
-def _tables(m: Metric) -> list[str]:
-    return [m.table] if isinstance(m, Simple) else [t for p in m.parts for t in _tables(p)]
-
-
 def _only_types(p: Program) -> list[str]:
     """The event types that the metrics count, where each of them counts one."""
     found: list[str] = []
@@ -610,7 +649,11 @@ def _only_types(p: Program) -> list[str]:
         if isinstance(m, Simple):
             return False
         if m.fn == "only":
-            named = [c.operands[0][1:] for c in m.conditions if c.op == "eq" and c.column == "events.event_type" and c.operands[0].startswith("=")]
+            named = [
+                c.operands[0][1:]
+                for c in m.conditions
+                if c.op == "eq" and c.column == "events.event_type" and c.operands[0].startswith("=")
+            ]
             found.extend(k for k in named if k not in found)
             return bool(named)
         return m.fn in ("ratio", "pct") and all(look(part) for part in m.parts)
@@ -640,7 +683,8 @@ def _reaches(c: Condition, tables: Sequence[str]) -> bool:
 
 _METRIC_NAMES = {
     ("count", "transactions"): "purchases", ("count", "transaction_items"): "lines", ("count", "customer_risk_scores"): "customers",
-    ("sum", "transactions.amount"): "revenue", ("avg", "transactions.amount"): "average_purchase", ("sum", "transaction_items.quantity"): "quantity",
+    ("sum", "transactions.amount"): "revenue", ("avg", "transactions.amount"): "average_purchase",
+    ("sum", "transaction_items.quantity"): "quantity",
     ("sum", "transaction_items.amount"): "revenue", ("distinct", "transactions.customer_id"): "customers",
     ("distinct", "events.customer_id"): "customers", ("distinct", "tickets.customer_id"): "customers",
 }  # fmt: skip
@@ -654,7 +698,9 @@ def metric_name(m: Simple) -> str:
     if m.fn == "count":
         return m.target
     name = fields()[m.target].name
-    return {"distinct": f"distinct_{name}", "sum": f"total_{name}", "avg": f"average_{name}"}.get(m.fn, f"{m.fn}_{name}").replace("average_average", "average")
+    return {"distinct": f"distinct_{name}", "sum": f"total_{name}", "avg": f"average_{name}"}.get(m.fn, f"{m.fn}_{name}").replace(
+        "average_average", "average"
+    )
 
 
 def _kind(m: Simple) -> ColumnKind:
@@ -684,11 +730,15 @@ class _Describer:
         else:
             text = _joined([self.metric(m) for m in p.metrics])
             if p.dimensions:
-                text += " by " + _joined([d.bucket or (d.target.rstrip("s") if d.target in ENTITIES else self.column(d.target, p.table)) for d in p.dimensions])
+                text += " by " + _joined(
+                    [d.bucket or (d.target.rstrip("s") if d.target in ENTITIES else self.column(d.target, p.table)) for d in p.dimensions]
+                )
         if p.conditions:
             text += ", where " + _joined([self.condition(c, p.table) for c in p.conditions])
         if p.having:
-            text += ", only those with " + _joined([f"{self.metric(h.metric)} {_COMPARES[h.compare]} {self.operand(h.operand)}" for h in p.having])
+            text += ", only those with " + _joined(
+                [f"{self.metric(h.metric)} {_COMPARES[h.compare]} {self.operand(h.operand)}" for h in p.having]
+            )
         if p.order is not None:
             ref = self.column(p.order.ref, p.table) if "." in p.order.ref else {"m0": 0, "m1": 1}.get(p.order.ref, -1)
             what = ref if isinstance(ref, str) else (self.metric(p.metrics[ref]) if ref >= 0 and ref < len(p.metrics) else "the group")
@@ -710,7 +760,9 @@ class _Describer:
             if m.fn == "count":
                 return f"number of {_NOUNS.get(m.target, m.target)}"
             name = self.column(m.target, "transactions")
-            return {"distinct": f"number of different {name}s", "sum": f"total {name}", "avg": f"average {name}"}.get(m.fn, f"{m.fn}imum {name}" if m.fn != "median" else f"median {name}")
+            return {"distinct": f"number of different {name}s", "sum": f"total {name}", "avg": f"average {name}"}.get(
+                m.fn, f"{m.fn}imum {name}" if m.fn != "median" else f"median {name}"
+            )
         first = self.metric(m.parts[0])
         where = _joined([self.condition(c, m.table) for c in m.conditions])
         if m.fn == "share":
@@ -723,7 +775,9 @@ class _Describer:
             return f"percentage: {first}"
         if m.fn == "vs":
             return f"{first} in {' compared with '.join(self.linked.times[int(t[1:])].label for t in m.times)}"
-        return {"of_total": f"{first} and its share of the total", "growth": f"{first} and its change from the one before"}.get(m.fn, f"cumulative {first}")
+        return {"of_total": f"{first} and its share of the total", "growth": f"{first} and its change from the one before"}.get(
+            m.fn, f"cumulative {first}"
+        )
 
     def condition(self, c: Condition, base: str) -> str:
         if c.op == "or":
@@ -748,7 +802,8 @@ class _Describer:
             return f"{name} is between {' and '.join(self.operand(o) for o in c.operands)}"
         if c.op == "like":
             return f"{name} contains {listed}"
-        return f"{name} is {({'eq': '', 'in': '', 'ne': 'not ', 'notin': 'not '} | {k: v + ' ' for k, v in _COMPARES.items() if k != 'eq'})[c.op]}{listed}"
+        how = {"eq": "", "in": "", "ne": "not ", "notin": "not "}
+        return f"{name} is {how[c.op] if c.op in how else _COMPARES[c.op] + ' '}{listed}"
 
     def operand(self, o: str, column: str = "") -> str:
         if o == "mean":
