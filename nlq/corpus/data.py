@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,8 @@ from warehouse.store import Warehouse
 SEGMENTS = (
     ("Weekend Regulars", "Buy most weekends, mostly in a store"), ("Morning Commuters", "Small baskets before nine on working days"),
     ("Deal Hunters", "Buy when there is an offer"), ("Big Baskets", "Few, large purchases"), ("App Fans", "Order and redeem in the app"),
-    ("New Faces", "Joined in the last two months"), ("Fading Away", "Bought often, seldom now"), ("Quiet Loyalists", "Old members, steady and undemanding"),
+    ("New Faces", "Joined in the last two months"), ("Fading Away", "Bought often, seldom now"),
+    ("Quiet Loyalists", "Old members, steady and undemanding"),
     ("Occasional Visitors", "A purchase now and then"), ("Champions", "The most frequent and the best spenders"),
 )  # fmt: skip
 FACTORS = ("recency", "frequency", "monetary", "engagement", "redemption", "tenure", "feedback", "season")
@@ -34,7 +36,8 @@ def build(home: Path, *, end: date = date(2026, 10, 15), **settings: int) -> War
         settings: fields of GeneratorSettings; `DEFAULT` where not given.
     """
     store = Warehouse(home / "warehouse")
-    chosen = GeneratorSettings(end=end, truth=False, **{**DEFAULT, **settings})
+    numbers: dict[str, Any] = {**DEFAULT, **settings}
+    chosen = GeneratorSettings(end=end, truth=False, **numbers)
     for _ in generate_into(home, store, chosen):
         pass
     for number, business in enumerate(chosen.business_ids()):
@@ -75,12 +78,14 @@ def _fill(store: Warehouse, business: str, rng: np.random.Generator) -> None:
         "coverage": np.select([purchases >= 3, purchases >= 1], ["full", "sparse"], "cold_start"),
     }  # fmt: skip
     store.land("customer_risk_scores", _table("customer_risk_scores", scores), f"corpus {business}")
-    members = [segment == i + 1 for i in range(len(SEGMENTS))]
+    kept = [i for i in range(len(SEGMENTS)) if (segment == i + 1).any()]  # of few customers, a segment may have none
+    members = [segment == i + 1 for i in kept]
     segments = {
-        "segment_id": [f"seg-{i + 1}" for i in range(len(SEGMENTS))], "business_id": [business] * len(SEGMENTS),
-        "name": [s[0] for s in SEGMENTS], "description": [s[1] for s in SEGMENTS], "size": [int(m.sum()) for m in members],
+        "segment_id": [f"seg-{i + 1}" for i in kept], "business_id": [business] * len(kept),
+        "name": [SEGMENTS[i][0] for i in kept], "description": [SEGMENTS[i][1] for i in kept], "size": [int(m.sum()) for m in members],
         "average_clv": [round(float(predicted[m].mean()), 2) for m in members], "churn_rate": [float(churn_90[m].mean()) for m in members],
-        "redemption_rate": rng.uniform(0.05, 0.4, len(SEGMENTS)), "updated_at": [datetime(as_of.year, as_of.month, 1, tzinfo=UTC)] * len(SEGMENTS),
+        "redemption_rate": rng.uniform(0.05, 0.4, len(SEGMENTS))[kept],
+        "updated_at": [datetime(as_of.year, as_of.month, 1, tzinfo=UTC)] * len(kept),
     }  # fmt: skip
     store.land("segments", _table("segments", segments), f"corpus {business}")
 

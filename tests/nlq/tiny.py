@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +26,24 @@ QUESTIONS = (
     "x",
 )
 RECORD: dict[str, Any] = {
-    "trained_at": "2026-01-01T00:00:00+00:00", "pairs": 0, "programs": 0, "from_bank": 0, "phrases": "none", "settings": {"seed": 0}, "torch": torch.__version__,
+    "trained_at": "2026-01-01T00:00:00+00:00", "pairs": 0, "programs": 0, "from_bank": 0, "phrases": "none", "settings": {"seed": 0},
+    "torch": torch.__version__,
 }  # fmt: skip
 
 
 def encoder(width: int = WIDTH, seed: int = 0) -> BertModel:
     torch.manual_seed(seed)
     config = BertConfig(
-        vocab_size=PIECES, hidden_size=width, num_hidden_layers=1, num_attention_heads=2, intermediate_size=width, max_position_embeddings=128,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.3,
+        vocab_size=PIECES, hidden_size=width, num_hidden_layers=1, num_attention_heads=2, intermediate_size=width,
+        max_position_embeddings=128, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.3,
     )  # fmt: skip
     return BertModel(config, add_pooling_layer=False)
 
 
 def network(seed: int = 0, *, layers: int = 2, width: int = WIDTH) -> TextToSql:
     """In evaluation mode. Weights are large, so that what goes in shows in what comes out."""
-    made = TextToSql(encoder(width, seed), ModelConfig(width=WIDTH, layers=layers, heads=2, inner=32, dropout=0.0, vocabulary=len(tokens())), width)
+    config = ModelConfig(width=WIDTH, layers=layers, heads=2, inner=32, dropout=0.0, vocabulary=len(tokens()))
+    made = TextToSql(encoder(width, seed), config, width)
     with torch.no_grad():
         for p in made.layers.parameters():
             p.mul_(2.0)
@@ -51,8 +52,7 @@ def network(seed: int = 0, *, layers: int = 2, width: int = WIDTH) -> TextToSql:
     return made.eval()
 
 
-def folder_of(model: TextToSql, out: Path, words: list[str] | None = None, threshold: float = 0.0, calibration: dict[str, float] | None = None) -> Path:
-    """A model folder, written as training does; confidence is 0.5 unless weights are given."""
-    measure: Callable[[Path], dict[str, Any]] = lambda _: {"calibration": calibration or {}, "threshold": threshold, "scores": {}}  # noqa: E731
-    write(model, out, TOKENIZER_FILE, words or [], RECORD, 3, measure)
+def folder_of(model: TextToSql, out: Path, words: list[str]) -> Path:
+    """A model folder, written as training does; every confidence is 0.5 and is enough."""
+    write(model, out, TOKENIZER_FILE, words, RECORD, 3, lambda _: {"calibration": {}, "threshold": 0.0, "scores": {}})
     return out
