@@ -43,11 +43,16 @@ def main() -> None:
         print(json.dumps(rows, indent=1))
     table = Table("set", "model", *COLUMNS)
     for row in rows:
-        table.add_row(row["set"], row["model"], *("" if row.get(c) is None else f"{row[c]:.3f}" if isinstance(row[c], float) and c != "ms" else str(row[c]) for c in COLUMNS))
+        table.add_row(
+            row["set"],
+            row["model"],
+            *("" if row.get(c) is None else f"{row[c]:.3f}" if isinstance(row[c], float) and c != "ms" else str(row[c]) for c in COLUMNS),
+        )
     Console().print(table)
     result = {"rows": rows, "threshold": judge.model.threshold, "record": judge.model.record}
     question = "How often are plain-English questions answered right?"
-    print(f"Written: {write_json('questions', {**record(question, {'model': judge.model.version}, ('duckdb', 'onnxruntime', 'sqlglot')), 'result': result})}")
+    about = record(question, {"model": judge.model.version}, ("duckdb", "onnxruntime", "sqlglot"))
+    print(f"Written: {write_json('questions', {**about, 'result': result})}")
 
 
 if __name__ == "__main__":

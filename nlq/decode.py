@@ -70,7 +70,9 @@ class OnnxStepper:
                 onnxruntime.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"]) for name in (ENCODER, STEP)
             )
         except Exception as exc:  # the runtime has an error class for each kind of damage
-            raise ArtifactError(f"cannot load the text_to_sql model in {folder}: {exc}. Export it again: regulars train text-to-sql") from exc
+            raise ArtifactError(
+                f"cannot load the text_to_sql model in {folder}: {exc}. Export it again: regulars train text-to-sql"
+            ) from exc
         shape = next(i.shape for i in self._step.get_inputs() if i.name == "past_k")
         self._empty = np.zeros((shape[0], 1, shape[2], 0, shape[4]), np.float32)
 
@@ -123,7 +125,10 @@ def decode(stepper: OnnxStepper, ids: np.ndarray, mask: np.ndarray, slots: Slots
             found = logp[row, allowed]
             whole = float(np.logaddexp.reduce(found))
             best = np.argsort(-found)[:width]
-            options += [(beam.score + float(found[i]) - whole, row, int(allowed[i]), float(found[i]), math.exp(float(found[i]) - whole)) for i in best]
+            options += [
+                (beam.score + float(found[i]) - whole, row, int(allowed[i]), float(found[i]), math.exp(float(found[i]) - whole))
+                for i in best
+            ]
         options.sort(key=lambda o: -o[0])
         following: list[_Beam] = []
         rows: list[int] = []
@@ -141,7 +146,11 @@ def decode(stepper: OnnxStepper, ids: np.ndarray, mask: np.ndarray, slots: Slots
             following.append(_Beam(automaton, program, score, parent.raw + raw, least))
             rows.append(row)
         done.sort(key=lambda h: -h.score)
-        if not following or (len(done) >= width and done[width - 1].score >= following[0].score) or (done and done[0].score > following[0].score + 7):
+        if (
+            not following
+            or (len(done) >= width and done[width - 1].score >= following[0].score)
+            or (done and done[0].score > following[0].score + 7)
+        ):
             break
         beams = following
         past = (past[0][:, rows], past[1][:, rows])

@@ -45,9 +45,7 @@ def same_rows(found: Sequence[Sequence[Any]], wanted: Sequence[Sequence[Any]], *
     candidates: list[list[int]] = []
     for at in range(len(theirs[0])):
         column = _column(theirs, at)
-        fits = [
-            i for i in range(len(mine[0])) if (_column(mine, i) == column if ordered else Counter(_column(mine, i)) == Counter(column))
-        ]
+        fits = [i for i in range(len(mine[0])) if (_column(mine, i) == column if ordered else Counter(_column(mine, i)) == Counter(column))]
         if not fits:
             return False
         candidates.append(fits)

@@ -1,4 +1,4 @@
-"""The trained network as two ONNX files: the encoder with every layer's keys and values, and one decoding step with cached keys and values."""
+"""The trained network as two ONNX files: the encoder with every layer's keys and values, and one decoding step with those cached."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,16 +42,28 @@ def export(model: TextToSql, folder: Path, *, quantize: bool = True) -> list[Pat
         quantize: weights to int8 (dynamic quantization of matrix products and of the word embedding); float32 otherwise.
     """
     model = model.eval()
-    model.encoder.config._attn_implementation = "eager"  # its mask code exports with a dynamic batch
+    config: Any = model.encoder.config
+    config._attn_implementation = "eager"  # its mask code exports with a dynamic batch
     folder.mkdir(parents=True, exist_ok=True)
     c = model.config
     ids, mask = torch.randint(5, 90, (2, 11)), torch.ones(2, 11, dtype=torch.int64)
     batch, length = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("length", min=2, max=128)
-    _write(_Encoder(model), (ids, mask), folder / ENCODER, ["ids", "mask"], ["memory_k", "memory_v"], {"ids": {0: batch, 1: length}, "mask": {0: batch, 1: length}})
+    _write(
+        _Encoder(model),
+        (ids, mask),
+        folder / ENCODER,
+        ["ids", "mask"],
+        ["memory_k", "memory_v"],
+        {"ids": {0: batch, 1: length}, "mask": {0: batch, 1: length}},
+    )
     size = c.width // c.heads
     past = torch.zeros(c.layers, 3, c.heads, 4, size)
     memory = torch.zeros(c.layers, 1, c.heads, 11, size)
-    beams, time, source = torch.export.Dim("beams", min=1, max=64), torch.export.Dim("time", min=0, max=64), torch.export.Dim("source", min=2, max=128)
+    beams, time, source = (
+        torch.export.Dim("beams", min=1, max=64),
+        torch.export.Dim("time", min=0, max=64),
+        torch.export.Dim("source", min=2, max=128),
+    )
     arguments = (torch.zeros(3, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), past, past.clone(), memory, memory.clone(), mask[:1])
     shapes = {
         "token": {0: beams}, "position": None, "past_k": {1: beams, 3: time}, "past_v": {1: beams, 3: time}, "memory_k": {3: source},
@@ -63,7 +77,9 @@ def export(model: TextToSql, folder: Path, *, quantize: bool = True) -> list[Pat
     return files
 
 
-def _write(module: nn.Module, arguments: tuple[Tensor, ...], file: Path, inputs: list[str], outputs: list[str], shapes: dict[str, object]) -> None:
+def _write(
+    module: nn.Module, arguments: tuple[Tensor, ...], file: Path, inputs: list[str], outputs: list[str], shapes: Mapping[str, object]
+) -> None:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(

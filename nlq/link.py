@@ -46,13 +46,56 @@ _STATES = {
     "NJ": "new jersey", "NV": "nevada", "OH": "ohio", "OR": "oregon", "PA": "pennsylvania", "TN": "tennessee", "TX": "texas", "UT": "utah",
     "VA": "virginia", "WA": "washington", "WI": "wisconsin",
 }  # fmt: skip
-_NICKNAMES = {"la": "los angeles", "nyc": "new york", "new york city": "new york", "sf": "san francisco", "san fran": "san francisco", "philly": "philadelphia"}
+_NICKNAMES = {
+    "la": "los angeles",
+    "nyc": "new york",
+    "new york city": "new york",
+    "sf": "san francisco",
+    "san fran": "san francisco",
+    "philly": "philadelphia",
+}
 _PLAIN = frozenset(
-    "house a an the all any new other none product products reward rewards customer customers store stores app web email push sms card set more "
-    "most best top gold silver bronze platinum online regular regulars".split()
+    [
+        "house",
+        "a",
+        "an",
+        "the",
+        "all",
+        "any",
+        "new",
+        "other",
+        "none",
+        "product",
+        "products",
+        "reward",
+        "rewards",
+        "customer",
+        "customers",
+        "store",
+        "stores",
+        "app",
+        "web",
+        "email",
+        "push",
+        "sms",
+        "card",
+        "set",
+        "more",
+        "most",
+        "best",
+        "top",
+        "gold",
+        "silver",
+        "bronze",
+        "platinum",
+        "online",
+        "regular",
+        "regulars",
+    ]
 )
 _NUMBER = re.compile(
-    r"(?<![\w.\-])[$€£]?\s?(?P<n>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)\s?(?P<k>k|m|mn|million|thousand|grand)?(?P<p>\s?(?:%|percent\b|per cent\b|pct\b))?(?![\w])", re.I
+    r"(?<![\w.\-])[$€£]?\s?(?P<n>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)\s?(?P<k>k|m|mn|million|thousand|grand)?(?P<p>\s?(?:%|percent\b|per cent\b|pct\b))?(?![\w])",
+    re.I,
 )
 _AGES = (
     (re.compile(r"\b(\d{2})\s?(?:-|–|to|and)\s?(\d{2})(?:[- ]?years?[- ]olds?| year[- ]olds?)?(?=\W|$)"), "range"),
@@ -183,10 +226,105 @@ class Catalog:
 _SEARCHED = {"product": "products.name", "item": "products.name", "reward": "rewards.name", "offer": "rewards.name", "deal": "rewards.name", "perk": "rewards.name",
              "campaign": "campaigns.name"}  # fmt: skip
 _NOT_SEARCHED = _PLAIN | frozenset(
-    "off on of and or with in to free item items buy one get week back cash points point bonus bogo discount cashback experience upgrade informational day double triple "
-    "email push sms app web store first last best worst many which what how show list our their these those active expired running current live valid available cheap cheapest "
-    "expensive popular redeemed sold viewed small large medium big bigger least fewest each every per by for from few several some certain different distinct number "
-    "coffee tea bakery breakfast salads smoothies sandwiches snacks desserts pantry spend single extra more".split()
+    [
+        "off",
+        "on",
+        "of",
+        "and",
+        "or",
+        "with",
+        "in",
+        "to",
+        "free",
+        "item",
+        "items",
+        "buy",
+        "one",
+        "get",
+        "week",
+        "back",
+        "cash",
+        "points",
+        "point",
+        "bonus",
+        "bogo",
+        "discount",
+        "cashback",
+        "experience",
+        "upgrade",
+        "informational",
+        "day",
+        "double",
+        "triple",
+        "email",
+        "push",
+        "sms",
+        "app",
+        "web",
+        "store",
+        "first",
+        "last",
+        "best",
+        "worst",
+        "many",
+        "which",
+        "what",
+        "how",
+        "show",
+        "list",
+        "our",
+        "their",
+        "these",
+        "those",
+        "active",
+        "expired",
+        "running",
+        "current",
+        "live",
+        "valid",
+        "available",
+        "cheap",
+        "cheapest",
+        "expensive",
+        "popular",
+        "redeemed",
+        "sold",
+        "viewed",
+        "small",
+        "large",
+        "medium",
+        "big",
+        "bigger",
+        "least",
+        "fewest",
+        "each",
+        "every",
+        "per",
+        "by",
+        "for",
+        "from",
+        "few",
+        "several",
+        "some",
+        "certain",
+        "different",
+        "distinct",
+        "number",
+        "coffee",
+        "tea",
+        "bakery",
+        "breakfast",
+        "salads",
+        "smoothies",
+        "sandwiches",
+        "snacks",
+        "desserts",
+        "pantry",
+        "spend",
+        "single",
+        "extra",
+        "more",
+    ]
 )
 
 
@@ -196,7 +334,11 @@ def shared_words(names: Iterable[str]) -> set[str]:
     for name in names:
         words = normalize(name).split()
         singles = {w for w in words if len(w) > 2 and w.isalpha() and w not in _NOT_SEARCHED}
-        both = {f"{a} {b}" for a, b in itertools.pairwise(words) if a.isalpha() and b.isalpha() and len(a) > 2 and len(b) > 2 and "week" not in (a, b)}
+        both = {
+            f"{a} {b}"
+            for a, b in itertools.pairwise(words)
+            if a.isalpha() and b.isalpha() and len(a) > 2 and len(b) > 2 and "week" not in (a, b)
+        }
         for w in singles | both:
             counts[w] = counts.get(w, 0) + 1
     return {w for w, n in counts.items() if n >= 2}
@@ -250,7 +392,13 @@ class Linker:
             masked[f.start : f.end] = "#" * (f.end - f.start)
         for start, end, window in find("".join(masked), self.catalog.as_of):
             if free(start, end) and len(times) < TIME_SLOTS:
-                if times and times[-1].start == window.start and times[-1].days == window.days and window.days and re.search("previous|prior|preceding", window.label):
+                if (
+                    times
+                    and times[-1].start == window.start
+                    and times[-1].days == window.days
+                    and window.days
+                    and re.search("previous|prior|preceding", window.label)
+                ):
                     window = Window(shift_days(window.start, window.days), window.start, window.label, None, window.days)
                 times.append(window)
                 ahead = f" {text[start:end].lower()}" if re.search(r"next|coming|upcoming|following|day", window.label, re.I) else ""
@@ -272,9 +420,7 @@ class Linker:
         return self._in_order(question, text, found, numbers, values, times)
 
     @staticmethod
-    def _in_order(
-        question: str, text: str, found: list[_Found], numbers: list[Number], values: list[Value], times: list[Window]
-    ) -> Linked:
+    def _in_order(question: str, text: str, found: list[_Found], numbers: list[Number], values: list[Value], times: list[Window]) -> Linked:
         """Slots of a kind are numbered from left to right, whatever order they were found in."""
         found.sort(key=lambda f: f.start)
         order: dict[str, list[int]] = {"N": [], "V": [], "T": []}
@@ -286,13 +432,21 @@ class Linker:
             at = f.end
         linked = re.sub(r"\s+", " ", "".join([*out, text[at:]])).strip()
         return Linked(
-            question, linked, tuple(numbers[i] for i in order["N"]), tuple(values[i] for i in order["V"]), tuple(times[i] for i in order["T"])
+            question,
+            linked,
+            tuple(numbers[i] for i in order["N"]),
+            tuple(values[i] for i in order["V"]),
+            tuple(times[i] for i in order["T"]),
         )
 
     def _ids(self, text: str, value: Any) -> None:
         for m in re.finditer(r"\b(cust|rew|prod|camp|seg|tx|tick)-[\w-]*\d", text, re.I):
             value(m.start(), m.end(), Value({_ID_COLUMNS[m[1].lower()]: (m[0].lower(),)}, m[0]))
-        for m in re.finditer(r"\b(customer|member|reward|product|campaign|segment|transaction|ticket)(?: id| number| no\.?| #)?[ #:]+([A-Za-z]*[-_]?\d[\w-]{2,})\b", text, re.I):
+        for m in re.finditer(
+            r"\b(customer|member|reward|product|campaign|segment|transaction|ticket)(?: id| number| no\.?| #)?[ #:]+([A-Za-z]*[-_]?\d[\w-]{2,})\b",
+            text,
+            re.I,
+        ):
             if not re.search(r"\d(?:st|nd|rd|th)$", m[2]):
                 value(m.start(2), m.end(2), Value({_ID_WORDS[m[1].lower()]: (m[2],)}, m[2]))
 
@@ -345,7 +499,9 @@ class Linker:
         for m in re.finditer(people, text.lower()):
             young = m[1] in ("under", "below")
             limit = int(m[2])
-            bounds = [(a, int(re.findall(r"\d+", a)[0]), int((re.findall(r"\d+", a) + ["999"])[1])) for a in self._ages if re.match(r"\d", a)]
+            bounds = [
+                (a, int(re.findall(r"\d+", a)[0]), int(([*re.findall(r"\d+", a), "999"])[1])) for a in self._ages if re.match(r"\d", a)
+            ]
             fits = [a for a, low, high in bounds if (high < limit if young else low >= limit)]
             edge = any((high + 1 == limit) if young else low == limit for _, low, high in bounds)
             if fits and edge:
@@ -356,7 +512,7 @@ class Linker:
                 value(m.start(), m.end(), Value({"customers.age_group": tuple(fits)}, m[0]))
 
     def _searched(self, text: str, value: Any, free: Any) -> None:
-        """"vegan products": a word that several names share, before the thing it is in."""
+        """ "vegan products": a word that several names share, before the thing it is in."""
         for m in re.finditer(r"((?:[A-Za-z][\w-]*[ ]){1,2})(products?|items?|rewards?|offers?|deals?|perks?|campaigns?)\b", text, re.I):
             column = _SEARCHED[m[2].lower().rstrip("s")]
             words = m[1].split()

@@ -1,8 +1,8 @@
 """The network: a pretrained encoder reads the linked question, a small decoder writes the program.
 
 Source of the encoder: all-MiniLM-L6-v2 (Wang et al. 2020, MiniLM; Reimers and Gurevych 2019), 6 layers, 384 wide. The decoder is a
-pre-norm transformer (Vaswani et al. 2017) whose vocabulary is the language of programs; its embeddings are tied to its outputs and start from the
-encoder's vectors of the tokens' names, so that `customers.membership_tier` begins near "membership tier of customers".
+pre-norm transformer (Vaswani et al. 2017) whose vocabulary is the language of programs; its embeddings are tied to its outputs and start
+from the encoder's vectors of the tokens' names, so that `customers.membership_tier` begins near "membership tier of customers".
 """
 
 from __future__ import annotations
@@ -99,8 +99,11 @@ class TextToSql(nn.Module):
 
     def memory(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of every layer's cross attention: two of (layers, B, H, L, D/H)."""
-        pairs = [layer.cross.keys(encoded) for layer in self.layers]
+        pairs = [layer.cross.keys(encoded) for layer in self._layers()]
         return torch.stack([k for k, _ in pairs]), torch.stack([v for _, v in pairs])
+
+    def _layers(self) -> list[DecoderLayer]:
+        return [layer for layer in self.layers if isinstance(layer, DecoderLayer)]
 
     def forward(self, ids: Tensor, mask: Tensor, program: Tensor) -> Tensor:
         """Logits (B, T, vocabulary) of the token after each of program int64 (B, T), teacher forced."""
@@ -109,7 +112,7 @@ class TextToSql(nn.Module):
         x = self.dropout(self.words(program) + self.positions.weight[:length])
         causal = torch.full((length, length), float("-inf"), dtype=x.dtype, device=x.device).triu(1)
         memory_mask = self.added(mask, x.dtype)
-        for layer in self.layers:
+        for layer in self._layers():
             x, _ = layer(x, None, causal, layer.cross.keys(encoded), memory_mask)
         return self.logits(x)
 
@@ -120,7 +123,9 @@ class TextToSql(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         return functional.linear(self.last(x), self.words.weight) + self.bias
 
-    def step(self, token: Tensor, position: Tensor, past_k: Tensor, past_v: Tensor, memory_k: Tensor, memory_v: Tensor, mask: Tensor):  # type: ignore[no-untyped-def]
+    def step(
+        self, token: Tensor, position: Tensor, past_k: Tensor, past_v: Tensor, memory_k: Tensor, memory_v: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """One step of N beams of one question.
 
         Args:
@@ -144,7 +149,7 @@ class TextToSql(nn.Module):
 
 
 def load_encoder(base: str | Path, layers: int | None = None) -> tuple[nn.Module, int]:
-    """An encoder and its width, from a folder or a hub's name: of an encoder-decoder checkpoint (T5, BART, …) its encoder, else the model (BERT).
+    """An encoder and its width, from a folder or a hub's name: of an encoder-decoder checkpoint its encoder, else the model.
 
     Raises:
         ArtifactError: it cannot be loaded.
@@ -160,7 +165,8 @@ def load_encoder(base: str | Path, layers: int | None = None) -> tuple[nn.Module
         else:
             model = AutoModel.from_pretrained(str(base), dtype=torch.float32).get_encoder()
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise ArtifactError(f"cannot load the encoder {base}: {exc}. Give a folder of a Hugging Face checkpoint, or a name when the hub is in reach") from exc
+        how = "Give a folder of a Hugging Face checkpoint, or a name when the hub is in reach"
+        raise ArtifactError(f"cannot load the encoder {base}: {exc}. {how}") from exc
     if layers is not None and hasattr(model, "encoder"):
         model.encoder.layer = model.encoder.layer[:layers]
     return model, int(getattr(config, "hidden_size", getattr(config, "d_model", 0)))

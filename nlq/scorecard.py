@@ -1,7 +1,8 @@
 """How often are questions answered right? Ours beside a peer, on the same questions, by the rows.
 
-Sets: `test` (written before training by somebody who saw only the schema, never trained on), `development` (likewise written; errors on it were
-looked at, and the confidence is fitted on it), `held-out templates` (lines of the bank whose programs were never trained on), and refusals.
+Sets: `test` (written before training by somebody who saw only the schema, never trained on), `development` (likewise written; errors on it
+were looked at, and the confidence is fitted on it), `held-out templates` (lines of the bank whose programs were
+never trained on), and refusals.
 
 The peer is retrieval: the bank's nearest question by all-MiniLM-L6-v2, among those whose slots the question can fill, and its program.
 """
@@ -123,7 +124,9 @@ def questions_of_bank(judge: Judge, times: int = 2, seed: int = 9) -> list[Quest
     return found
 
 
-def score(judge: Judge, questions: Sequence[Question], peer: Retrieval | None = None, progress: Progress | None = None) -> list[dict[str, Any]]:
+def score(
+    judge: Judge, questions: Sequence[Question], peer: Retrieval | None = None, progress: Progress | None = None
+) -> list[dict[str, Any]]:
     """One row a set and system: questions, accuracy (a refusal counts as not right), answered, wrong_of_answered, refused, ms."""
     rows: list[dict[str, Any]] = []
     for name in dict.fromkeys(q.set for q in questions):
@@ -144,7 +147,9 @@ def score(judge: Judge, questions: Sequence[Question], peer: Retrieval | None = 
 def ours(outcomes: Sequence[Outcome], threshold: float) -> dict[str, Any]:
     """Shares over a set, at the confidence that is the default."""
     given = np.array([o.answered and o.confidence >= threshold for o in outcomes])
-    return _shares(np.array([o.must_refuse for o in outcomes]), given, np.array([o.right for o in outcomes]), np.array([o.answered for o in outcomes]))
+    return _shares(
+        np.array([o.must_refuse for o in outcomes]), given, np.array([o.right for o in outcomes]), np.array([o.answered for o in outcomes])
+    )
 
 
 def theirs(peer: Retrieval, questions: Sequence[Question]) -> dict[str, Any]:

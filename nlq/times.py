@@ -19,7 +19,9 @@ MONTHS = {
     for name in names.split()
 }  # fmt: skip
 UNITS = ("hour", "day", "week", "fortnight", "month", "quarter", "year")
-SMALL = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())}
+SMALL = {
+    w: i for i, w in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"])
+}
 SMALL |= {"a": 1, "an": 1, "couple of": 2, "a couple of": 2, "few": 3, "a few": 3, "fourteen": 14, "fifteen": 15, "eighteen": 18, "twenty": 20,
           "twenty four": 24, "thirty": 30, "forty five": 45, "sixty": 60, "ninety": 90, "hundred": 100, "a hundred": 100}  # fmt: skip
 
@@ -112,10 +114,10 @@ def _point(text: str, now: datetime) -> tuple[datetime, datetime] | None:
     text = text.strip().lower().replace("the ", "", 1) if text.lower().startswith("the ") else text.strip().lower()
     if m := re.fullmatch(r"(\d{4})-(\d{1,2})-(\d{1,2})", text):
         start = _date(*(int(g) for g in m.groups()))
-        return start and (start, start + timedelta(days=1))
+        return (start, start + timedelta(days=1)) if start else None
     if m := re.fullmatch(r"(\d{4})-(\d{1,2})", text):
         start = _date(int(m[1]), int(m[2]), 1)
-        return start and (start, add_months(start, 1))
+        return (start, add_months(start, 1)) if start else None
     if re.fullmatch(r"\d{4}", text):
         return datetime(int(text), 1, 1, tzinfo=UTC), datetime(int(text) + 1, 1, 1, tzinfo=UTC)
     if m := re.fullmatch(r"q([1-4])(?: (\d{4}))?", text):
@@ -273,7 +275,10 @@ _RULES: tuple[tuple[str, Callable[[re.Match[str], datetime], Window | None]], ..
     (rf"(?:since|from|starting(?: in| from)?) (?P<point>{_POINT})(?: on(?:wards?)?)?", _since),
     (rf"(?P<more>more than|over|at least|less than) {_NUMBER} {_UNIT} ago", _ago),
     (rf"(?P<more>){_NUMBER} {_UNIT} ago", _ago),
-    (r"(?:in |during |for )?(?:the )?(?P<half>first|second|1st|2nd) half(?: of (?:(?:the )?(?P<which>this|last)? ?year|(?P<year>(?:19|20)\d\d)))?", _half),
+    (
+        r"(?:in |during |for )?(?:the )?(?P<half>first|second|1st|2nd) half(?: of (?:(?:the )?(?P<which>this|last)? ?year|(?P<year>(?:19|20)\d\d)))?",
+        _half,
+    ),
     (r"(?:in |during |for )?(?P<which>)(?P<half>h1|h2)(?: (?P<year>(?:19|20)\d\d))?", _half),
     (rf"(?:in |during |for )?{_MONTH}(?: of)? (?P<which>this|last) year", _month_of_year),
     (r"same (?P<unit>week|month|quarter) (?:of )?last year", _same_last_year),
@@ -284,15 +289,21 @@ _RULES: tuple[tuple[str, Callable[[re.Match[str], datetime], Window | None]], ..
     (rf"(?:in |within |during |over |for |throughout |across )?{_LAST} {_NUMBER} {_UNIT}", _rolling),
     (r"(?:in |within |during |over |for )?the past (?P<n>)(?P<unit>day|week|fortnight|month|quarter|year)", _rolling),
     (r"(?:over|in|during|within|for) past (?P<n>)(?P<unit>day|week|fortnight|month|quarter|year)", _rolling),
-    (r"(?:in |during |over |for )?(?:the )?(?P<which>last|previous|prior|preceding) (?:calendar |full |whole )?(?P<unit>day|week|month|quarter|year)", _calendar),
-    (r"(?:in |during |over |for |so far )?(?P<which>this|the current|current) (?:calendar )?(?P<unit>day|week|month|quarter|year)(?: so far| to date)?", _calendar),
+    (
+        r"(?:in |during |over |for )?(?:the )?(?P<which>last|previous|prior|preceding) (?:calendar |full |whole )?(?P<unit>day|week|month|quarter|year)",
+        _calendar,
+    ),
+    (
+        r"(?:in |during |over |for |so far )?(?P<which>this|the current|current) (?:calendar )?(?P<unit>day|week|month|quarter|year)(?: so far| to date)?",
+        _calendar,
+    ),
     (r"(?:on |over |during )?(?:the )?(?P<which>last|this|previous|past) weekend", _weekend),
     (r"(?:year|quarter|month|week)[ -]to[ -]date|\b(?:ytd|qtd|mtd|wtd)\b", _to_date),
     (rf"(?P<word>before|until|till|prior to|up to|earlier than) (?P<point>{_POINT})", _until),
     (rf"(?:after|later than) (?P<point>{_POINT})", _after),
     (rf"(?:in|within|for|over|during|inside) (?:about |at least |more than |over |the )?{_NUMBER} {_UNIT}(?! old)", _rolling),
     (rf"(?!an? ){_NUMBER}\+? {_UNIT}(?! old)", _rolling),
-    (rf"(?P<n>\d+)[ -]?(?P<unit>day|week|month|year)\b", _rolling),
+    (r"(?P<n>\d+)[ -]?(?P<unit>day|week|month|year)\b", _rolling),
     (rf"(?:in |during |for |on |of |throughout |as of )?(?:the (?:month|year|week|quarter) of )?(?P<point>{_POINT})(?! old)", _in),
 )
 _COMPILED = tuple((re.compile(rf"(?<![\w-]){pattern}(?![\w-])", re.I), make) for pattern, make in _RULES)
@@ -322,11 +333,15 @@ def find(text: str, now: datetime) -> Iterator[tuple[int, int, Window]]:
 
 
 def _is_plain_word(text: str, m: re.Match[str]) -> bool:
-    """"may" and "march" alone are no months, and "over 2000" is no year."""
+    """ "may" and "march" alone are no months, and "over 2000" is no year."""
     word = m[0].lower().rstrip(".")
-    if re.match(r"(?:\d+|two|three|five|six|ten) \w+s$", word) and re.search(r"\b(?:top|best|worst|bottom|highest|lowest|busiest|slowest|strongest|weakest|peak)$", text[: m.start()].rstrip()):
+    if re.match(r"(?:\d+|two|three|five|six|ten) \w+s$", word) and re.search(
+        r"\b(?:top|best|worst|bottom|highest|lowest|busiest|slowest|strongest|weakest|peak)$", text[: m.start()].rstrip()
+    ):
         return True  # "the best 3 months" are three of them
     if word.isdigit():
         before = text[: m.start()].rstrip()
-        return not 2010 <= int(word) <= 2035 or bool(re.search(r"(?:[<>=$]|than|over|under|above|below|least|most|up to|exactly|exceeding)$", before))
+        return not 2010 <= int(word) <= 2035 or bool(
+            re.search(r"(?:[<>=$]|than|over|under|above|below|least|most|up to|exactly|exceeding)$", before)
+        )
     return word in ("may", "march")

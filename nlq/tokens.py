@@ -25,8 +25,12 @@ def marks() -> tuple[str, ...]:
 class Tokens:
     """Word pieces of a tokenizer.json.
 
+    Attributes:
+        first_mark: id of the first slot or hint: a word that the vocabulary keeps free (BERT), else the first beyond it.
+        size: rows that the encoder's word embedding must have.
+
     Raises:
-        ArtifactError: the file cannot be read.
+        ArtifactError: the file cannot be read, or has no pieces for padding and the end of a text.
     """
 
     def __init__(self, file: Path) -> None:
@@ -38,17 +42,28 @@ class Tokens:
             raise ArtifactError(f"cannot read the tokenizer {file}: {exc}. Train or fetch the text_to_sql model again") from exc
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._marks = {m: i + _FIRST_UNUSED for i, m in enumerate(marks())}
-        self.pad = self._tokenizer.token_to_id("[PAD]")
-        self._start, self._stop = self._tokenizer.token_to_id("[CLS]"), self._tokenizer.token_to_id("[SEP]")
+        unused = self._tokenizer.token_to_id("[unused0]")
+        self.first_mark = _FIRST_UNUSED if unused is not None else self._tokenizer.get_vocab_size()
+        self._marks = {m: i + self.first_mark for i, m in enumerate(marks())}
+        self.size = max(self._tokenizer.get_vocab_size(), self.first_mark + len(self._marks))
+        self.pad, self._stop = self._special(file, "[PAD]", "<pad>"), self._special(file, "[SEP]", "</s>")
+        start = [i for name in ("[CLS]", "<s>") if (i := self._tokenizer.token_to_id(name)) is not None]
+        self._start: list[int] = start[:1]  # T5 has none
+
+    def _special(self, file: Path, *names: str) -> int:
+        for name in names:
+            if (found := self._tokenizer.token_to_id(name)) is not None:
+                return int(found)
+        raise ArtifactError(f"the tokenizer {file} has none of {', '.join(names)}, which questions are written with. Take another encoder")
 
     def words(self) -> frozenset[str]:
         """Whole words the vocabulary knows."""
-        return frozenset(w for w in self._tokenizer.get_vocab() if w.isalpha() and len(w) > 1)
+        plain = (w.lstrip("▁Ġ") for w in self._tokenizer.get_vocab())  # SentencePiece and byte-level BPE mark where a word begins
+        return frozenset(w for w in plain if w.isalpha() and len(w) > 1)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a linked question, at most MAX_INPUT."""
-        ids = [self._start]
+        ids = [*self._start]
         at = 0
         for m in _MARK.finditer(text):
             if m[1] in self._marks:

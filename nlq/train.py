@@ -12,7 +12,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -54,7 +54,9 @@ class TextToSqlSettings(StackSettings):
 
     model_config = settings_config("REGULARS_TEXT_TO_SQL_")
 
-    base: str | None = Field(None, description="folder or hub name of a Hugging Face encoder or encoder-decoder; all-MiniLM-L6-v2 of the text package when None")
+    base: str | None = Field(
+        None, description="folder or hub name of a Hugging Face encoder or encoder-decoder; all-MiniLM-L6-v2 of the text package when None"
+    )
     pairs: int = Field(160_000, ge=64, description="questions with programs to make")
     bank_share: float = Field(0.5, ge=0, le=1, description="share of them from written phrases; the rest is composed by the grammar")
     execute: bool = Field(True, description="run every program on the sample warehouse and leave out what fails")
@@ -85,12 +87,15 @@ class Marked(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
+        self.weight: Tensor
         self.register_buffer("weight", weight.detach())
         self.marks = nn.Parameter(weight[:_MARKS].detach().clone())
 
     def forward(self, ids: Tensor) -> Tensor:
         own = ids < _MARKS
-        return torch.where(own[..., None], functional.embedding(torch.where(own, ids, 0), self.marks), functional.embedding(ids, self.weight))
+        return torch.where(
+            own[..., None], functional.embedding(torch.where(own, ids, 0), self.marks), functional.embedding(ids, self.weight)
+        )
 
 
 def new_model(settings: TextToSqlSettings, tokenizer: Tokens) -> TextToSql:
@@ -113,7 +118,9 @@ def new_model(settings: TextToSqlSettings, tokenizer: Tokens) -> TextToSql:
 def corpus(settings: TextToSqlSettings, folder: Path, console: Console) -> Path:
     """Make the pairs, once; gives the file of them."""
     file = folder / PAIRS
-    wanted = hashlib.sha256(json.dumps([settings.pairs, settings.bank_share, settings.execute, settings.customers, settings.seed, phrases_version()]).encode()).hexdigest()
+    wanted = hashlib.sha256(
+        json.dumps([settings.pairs, settings.bank_share, settings.execute, settings.customers, settings.seed, phrases_version()]).encode()
+    ).hexdigest()
     stamp = file.with_suffix(".sha256")
     if file.is_file() and stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return file
@@ -169,12 +176,15 @@ def words_of(found: Sequence[Pair], least: int = 3) -> list[str]:
     return sorted(w for w, n in counts.items() if n >= max(least, len(found) // 20_000) and len(w) > 1)
 
 
-def fit(settings: TextToSqlSettings, model: TextToSql, examples: list[Example], folder: Path, console: Console, stop: threading.Event) -> bool:
+def fit(
+    settings: TextToSqlSettings, model: TextToSql, examples: list[Example], folder: Path, console: Console, stop: threading.Event
+) -> bool:
     """Teach the network; resumes from `last.pt`. False when the user stopped it."""
     device = torch.device("cuda" if settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available()) else "cpu")
-    table = model.encoder.get_input_embeddings()
+    encoder: Any = model.encoder
+    table = encoder.get_input_embeddings()
     marked = Marked(table.weight)
-    model.encoder.set_input_embeddings(marked)
+    encoder.set_input_embeddings(marked)
     model.to(device).train()
     steps = max(1, int(len(examples) * settings.epochs / settings.batch_size))
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
@@ -224,12 +234,14 @@ def fit(settings: TextToSqlSettings, model: TextToSql, examples: list[Example], 
         table.weight.copy_(marked.weight.cpu())
         table.weight[:_MARKS].copy_(marked.marks.cpu())
     model.cpu()
-    model.encoder.set_input_embeddings(table)
+    encoder.set_input_embeddings(table)
     torch.save(model.state_dict(), folder / WEIGHTS)
     return True
 
 
-def _step(model: TextToSql, batch: list[Example], settings: TextToSqlSettings, optimizer: torch.optim.Optimizer, device: torch.device) -> tuple[float, float]:
+def _step(
+    model: TextToSql, batch: list[Example], settings: TextToSqlSettings, optimizer: torch.optim.Optimizer, device: torch.device
+) -> tuple[float, float]:
     ids, mask, program = (t.to(device) for t in _tensors(batch))
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
         logits = model(ids, mask, program[:, :-1])
@@ -308,14 +320,31 @@ def train(folder: Path, settings: TextToSqlSettings, console: Console, fresh: bo
             raise KeyboardInterrupt
     out = folder / "artifact"
     record = {
-        "trained_at": datetime.now(UTC).isoformat(timespec="seconds"), "settings": settings.public(), "phrases": phrases_version(), "pairs": len(found),
+        "trained_at": datetime.now(UTC).isoformat(timespec="seconds"), "settings": settings.public(),
+        "phrases": phrases_version(), "pairs": len(found),
         "from_bank": sum(p.source != "grammar" for p in found), "programs": len({p.program for p in found}),
         "held_out_lines": sum(map(held_out, read())), "torch": torch.__version__, "seconds": round(time.monotonic() - started),
     }  # fmt: skip
-    return write(model, out, tokenizer_file, words_of(found), record, settings.width, lambda folder_: calibrate(folder_, sample(settings, folder), console))
+    return write(
+        model,
+        out,
+        tokenizer_file,
+        words_of(found),
+        record,
+        settings.width,
+        lambda folder_: calibrate(folder_, sample(settings, folder), console),
+    )
 
 
-def write(model: TextToSql, out: Path, tokenizer_file: Path, words: list[str], record: dict[str, Any], width: int, measure) -> dict[str, Any]:  # type: ignore[no-untyped-def]
+def write(
+    model: TextToSql,
+    out: Path,
+    tokenizer_file: Path,
+    words: list[str],
+    record: dict[str, Any],
+    width: int,
+    measure: Callable[[Path], dict[str, Any]],
+) -> dict[str, Any]:
     """The model folder: export, then confidence and scores by `measure(folder)`, which gives {calibration, threshold, scores}."""
     export(model, out)
     shutil.copyfile(tokenizer_file, out / TOKENIZER)
@@ -329,7 +358,8 @@ def write(model: TextToSql, out: Path, tokenizer_file: Path, words: list[str], r
     info |= {"calibration": found["calibration"], "threshold": found["threshold"], "record": {**record, "scores": found["scores"]}}
     (out / MODEL).write_text(json.dumps(info, indent=1), encoding="utf-8")
     (out / CARD).write_text(card(info), encoding="utf-8")
-    return info["record"]  # type: ignore[no-any-return]
+    done: dict[str, Any] = info["record"]
+    return done
 
 
 def card(info: dict[str, Any]) -> str:
@@ -341,17 +371,18 @@ def card(info: dict[str, Any]) -> str:
         rows.append(f"| {name} | {shown} |")
     return "\n".join([
         f"# {info['version']}", "",
-        "Reads questions in English about a loyalty programme and writes programs of `nlq/program.py`, from which SQL follows. Encoder: all-MiniLM-L6-v2",
-        "(Apache 2.0), fine-tuned; decoder: trained from nothing. Weights are int8, activations float32.", "",
-        f"- Trained {record['trained_at']} on {record['pairs']:,} questions with {record['programs']:,} different programs ({record['from_bank']:,} from written phrases, the rest",
-        "  composed by a grammar); no question of a customer, no row of a public data set.",
+        "Reads questions in English about a loyalty programme and writes programs of `nlq/program.py`, from which SQL follows. Encoder:",
+        "all-MiniLM-L6-v2 (Apache 2.0), fine-tuned; decoder: trained from nothing. Weights are int8, activations float32.", "",
+        f"- Trained {record['trained_at']} on {record['pairs']:,} questions with {record['programs']:,} different programs",
+        f"  ({record['from_bank']:,} from written phrases, the rest composed by a grammar); no customer's question, no public data.",
         f"- Confidence: logistic regression on {', '.join(FEATURES[1:])}; below {info['threshold']:g} there is no answer.",
-        f"- Phrases and grammar {record['phrases']}, seed {record['settings']['seed']}, torch {record['torch']}. Reproduce: `regulars train text-to-sql --fresh`.",
+        f"- Phrases and grammar {record['phrases']}, seed {record['settings']['seed']}, torch {record['torch']}.",
+        "  Reproduce: `regulars train text-to-sql --fresh`.",
         *([f"- {record['note']}"] if record.get("note") else []), "",
         "| set | scores |", "|---|---|", *rows, "",
-        "The confidence was fitted on the development questions and the held-out templates, so their shares of wrong answers are a little flattering;",
+        "The confidence was fitted on the development questions and the held-out templates, so their shares of wrong ones flatter;",
         "`python -m benchmarks.bench_questions` measures on questions that nothing was fitted on.", "",
-        "**Not for** other schemas or languages, questions that need several steps, causes, forecasts beyond the scores in `customer_risk_scores`, or advice.",
+        "**Not for** other schemas or languages, questions of several steps, causes, advice, forecasts beyond `customer_risk_scores`.",
         "A confident wrong reading is possible: the interpretation and the SQL are always shown.", "",
     ])  # fmt: skip
 

@@ -44,7 +44,10 @@ _HOSTILE = re.compile(
     r"|\bbusiness_id\b|\bother (?:business|tenant|compan|merchant|store owner|retailer|client)|\ball (?:businesses|tenants|merchants)\b|\banother (?:business|tenant|company|merchant)",
     re.I,
 )  # fmt: skip
-_PRIVATE = re.compile(r"\be-?mail address|\bemails? of\b|\bbirth ?da(?:te|y)s?\b|\bphone|\bpasswords?\b|\bhome address|\bcredit card|\bssn\b|\bsocial security", re.I)
+_PRIVATE = re.compile(
+    r"\be-?mail address|\bemails? of\b|\bbirth ?da(?:te|y)s?\b|\bphone|\bpasswords?\b|\bhome address|\bcredit card|\bssn\b|\bsocial security",
+    re.I,
+)
 _WORD = re.compile(r"\[[A-Za-z0-9_.]+\]|[A-Za-z][A-Za-z'’-]*")
 
 
@@ -96,7 +99,13 @@ class Model:
         try:
             raw = json.loads((folder / MODEL).read_text(encoding="utf-8"))
             made = cls(
-                raw["version"], frozenset(raw["words"]), raw["calibration"], float(raw["threshold"]), int(raw["width"]), raw["sha256"], raw["record"]
+                raw["version"],
+                frozenset(raw["words"]),
+                raw["calibration"],
+                float(raw["threshold"]),
+                int(raw["width"]),
+                raw["sha256"],
+                raw["record"],
             )
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise ArtifactError(f"cannot read {folder / MODEL}: {exc}. {how}") from exc
@@ -324,9 +333,26 @@ def _since(start: float) -> float:
 
 
 def _refusal(
-    question: str, reason: Reason, ms: dict[str, float], confidence: float = 0.0, message: str | None = None, interpretation: str | None = None
+    question: str,
+    reason: Reason,
+    ms: dict[str, float],
+    confidence: float = 0.0,
+    message: str | None = None,
+    interpretation: str | None = None,
 ) -> Translation:
     return Translation(question, True, reason, message, interpretation=interpretation, confidence=confidence, ms=ms)
 
 
-__all__ = ["ARTIFACT", "Decoder", "LocalDecoder", "Model", "ModelTranslator", "StackError", "catalog", "choose", "home_model", "model_in", "open_translator"]
+__all__ = [
+    "ARTIFACT",
+    "Decoder",
+    "LocalDecoder",
+    "Model",
+    "ModelTranslator",
+    "StackError",
+    "catalog",
+    "choose",
+    "home_model",
+    "model_in",
+    "open_translator",
+]

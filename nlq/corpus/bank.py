@@ -38,7 +38,7 @@ _COLUMNS = {
     "campaign_id": "campaigns.campaign_id", "segment_id": "segments.segment_id", "ticket_id": "tickets.ticket_id",
     "transaction_id": "transactions.transaction_id", "age": "customers.age_group",
 }  # fmt: skip
-_MONTHS = "January February March April May June July August September October November December".split()
+_MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"]
 _SHORT = {"February": "Feb", "August": "Aug", "September": "Sept", "October": "Oct", "November": "Nov"}
 _ROLLS = (1, 2, 3, 6, 7, 10, 12, 14, 18, 21, 24, 30, 45, 60, 90, 100, 120, 180, 365)
 _WORDS = {2: "two", 3: "three", 6: "six", 12: "twelve", 30: "thirty", 60: "sixty", 90: "ninety"}
@@ -108,11 +108,11 @@ def choose(text: str, rng: np.random.Generator) -> str:
 def fill(name: str, low: str | None, high: str | None, values: Values, rng: np.random.Generator, where: str = "") -> str:
     """Words for one placeholder."""
     if name.endswith("_word"):
-        found = name_words(tuple(values[{"product": "products.name", "reward": "rewards.name", "campaign": "campaigns.name"}[name[:-5]]]))
-        return found[rng.integers(len(found))]
+        shared = name_words(tuple(values[{"product": "products.name", "reward": "rewards.name", "campaign": "campaigns.name"}[name[:-5]]]))
+        return shared[rng.integers(len(shared))]
     if name in _COLUMNS:
         found = values[_COLUMNS[name]]
-        value = str(found[rng.integers(len(found))])
+        value = str(found[int(rng.integers(len(found)))])
         if name == "city" and rng.random() < 0.8:
             value = value.split(",")[0]
         return value.lower() if rng.random() < 0.25 else value
@@ -136,7 +136,7 @@ def _number(name: str, low: str | None, high: str | None, rng: np.random.Generat
     value = float(np.exp(rng.uniform(np.log(max(a, 1)), np.log(max(b, 1.01)))))
     if name in ("money", "points") and value > 40:
         value = round(value, -1 if value < 400 else -2)
-    whole = max(int(round(value)), int(a))
+    whole = max(round(value), int(a))
     if name == "pct":
         return f"{whole}{rng.choice(['%', ' percent', '%', ' %'])}"
     if name == "money":
@@ -145,7 +145,7 @@ def _number(name: str, low: str | None, high: str | None, rng: np.random.Generat
             shown = f"{whole // 1000}k"
         return [f"${shown}", shown, f"{shown} dollars", shown][rng.integers(4)]
     if name == "n" and whole <= 12 and whole >= 2 and rng.random() < 0.25:
-        return "two three four five six seven eight nine ten eleven twelve".split()[whole - 2]
+        return ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"][whole - 2]
     return f"{whole:,}" if whole >= 1000 and rng.random() < 0.5 else str(whole)
 
 
@@ -173,7 +173,13 @@ def _month(rng: np.random.Generator) -> str:
 
 def _day(rng: np.random.Generator) -> str:
     month, day, year = _MONTHS[rng.integers(12)], int(rng.integers(1, 29)), int(rng.integers(2025, 2027))
-    options = (f"{month} {day}, {year}", f"{day} {month} {year}", f"{year}-{_MONTHS.index(month) + 1:02d}-{day:02d}", f"{month} {day}", f"{day} {month}")
+    options = (
+        f"{month} {day}, {year}",
+        f"{day} {month} {year}",
+        f"{year}-{_MONTHS.index(month) + 1:02d}-{day:02d}",
+        f"{month} {day}",
+        f"{day} {month}",
+    )
     return options[rng.integers(len(options))]
 
 
@@ -209,14 +215,23 @@ def _between(rng: np.random.Generator) -> str:
         year = int(rng.integers(2025, 2027))
         b = int(rng.integers(a + 1, 10))
         tail = f" {year}" if rng.random() < 0.7 else ""
-        return f"{rng.choice(['between', 'from'])} {_MONTHS[a]} {{}} {_MONTHS[b]}{tail}".replace("{}", "and") if rng.random() < 0.5 else f"from {_MONTHS[a]} to {_MONTHS[b]}{tail}"
+        return (
+            f"{rng.choice(['between', 'from'])} {_MONTHS[a]} {{}} {_MONTHS[b]}{tail}".replace("{}", "and")
+            if rng.random() < 0.5
+            else f"from {_MONTHS[a]} to {_MONTHS[b]}{tail}"
+        )
     return f"between 2026-0{rng.integers(1, 4)}-{rng.integers(1, 28):02d} and 2026-0{rng.integers(5, 10)}-{rng.integers(1, 28):02d}"
 
 
 _since = _pick(lambda r: f"since {_month(r)}", lambda r: f"since {_day(r)}", lambda r: f"after {_day(r)}", lambda r: f"since {r.integers(2024, 2027)}",
                "since the start of the year", "since the beginning of this month", lambda r: f"from {_month(r)} onwards", "since last month", "since yesterday",
                lambda r: f"since {_quarter(r)}")  # fmt: skip
-_before = _pick(lambda r: f"before {_month(r)}", lambda r: f"before {r.integers(2024, 2027)}", lambda r: f"until {_month(r)}", lambda r: f"before {_day(r)}")
+_before = _pick(
+    lambda r: f"before {_month(r)}",
+    lambda r: f"before {r.integers(2024, 2027)}",
+    lambda r: f"until {_month(r)}",
+    lambda r: f"before {_day(r)}",
+)
 _past = _pick(
     _roll, _roll, _roll, _calendar, _calendar, _calendar, _named, _named, _since, _between, lambda r: f"on {_day(r)}", _before,
     lambda r: f"{r.integers(2, 7)} {r.choice(['days', 'weeks', 'months'])} ago",
@@ -230,7 +245,13 @@ _next = _pick(
     lambda r: f"in the next {_units(r)}", lambda r: f"within the next {_units(r)}", "next month", "next week", "this month", "this week",
     lambda r: f"over the coming {_units(r)}", "in the coming month", lambda r: f"in {_units(r)}", lambda r: f"within {_units(r)}",
 )  # fmt: skip
-_ago = _pick(lambda r: f"more than {_units(r, 'days', 'months', 'years')} ago", "more than a year ago", "over a year ago", lambda r: f"over {_units(r, 'months', 'years')} ago", _before)
+_ago = _pick(
+    lambda r: f"more than {_units(r, 'days', 'months', 'years')} ago",
+    "more than a year ago",
+    "over a year ago",
+    lambda r: f"over {_units(r, 'months', 'years')} ago",
+    _before,
+)
 _PAIRS = (
     ("this month", "last month"), ("last month", "this month"), ("this week", "last week"), ("this year", "last year"), ("this quarter", "last quarter"),
     ("last month", "the month before last"), ("{m1} 2026", "{m2} 2026"), ("{m1} 2026", "{m1} 2025"), ("{m1}", "{m2}"), ("2026", "2025"), ("2025", "2026"),

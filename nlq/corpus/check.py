@@ -24,9 +24,14 @@ def open_business(root: Path, business: str) -> duckdb.DuckDBPyConnection:
     target = duckdb.connect()
     target.execute("SET TimeZone='UTC'")
     for name in TABLES:
-        where = "transaction_id IN (SELECT transaction_id FROM transactions WHERE business_id = $b)" if name == "transaction_items" else "business_id = $b"
-        target.register("incoming", source.sql(f"SELECT * FROM {name} WHERE {where}", params={"b": business}).to_arrow_table())  # noqa: S608 - our own names
-        target.execute(f"CREATE TABLE {name} AS SELECT * FROM incoming")
+        where = (
+            "transaction_id IN (SELECT transaction_id FROM transactions WHERE business_id = $b)"
+            if name == "transaction_items"
+            else "business_id = $b"
+        )
+        query = f"SELECT * FROM {name} WHERE {where}"  # noqa: S608 - our own names
+        target.register("incoming", source.sql(query, params={"b": business}).to_arrow_table())
+        target.execute(f"CREATE TABLE {name} AS SELECT * FROM incoming")  # noqa: S608 - our own names
         target.unregister("incoming")
     return target
 
@@ -36,7 +41,8 @@ def values_of(connection: duckdb.DuckDBPyConnection) -> dict[str, list[str]]:
     found = {}
     for token, f in fields().items():
         if f.open:
-            rows = connection.execute(f'SELECT DISTINCT "{f.name}" FROM "{f.table}" WHERE "{f.name}" IS NOT NULL ORDER BY 1 LIMIT 3000').fetchall()  # noqa: S608
+            query = f'SELECT DISTINCT "{f.name}" FROM "{f.table}" WHERE "{f.name}" IS NOT NULL ORDER BY 1 LIMIT 3000'  # noqa: S608 - our names
+            rows = connection.execute(query).fetchall()
             found[token] = [str(r[0]) for r in rows]
     return found
 

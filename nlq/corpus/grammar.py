@@ -53,7 +53,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("(product |item |)(revenue|sales|turnover)", "sum transaction_items.amount", "transaction_items", top=("(made|brought|generated|earned) (in |)(the most|most) (money|revenue)",)),
     Metric("(quantity|volume|sales volume|units)( sold|)", "sum transaction_items.quantity", "transaction_items"),
     Metric("(average|avg|mean) (quantity|number of units|units) per (line|item line|purchase line)", "avg transaction_items.quantity", "transaction_items"),
-    Metric(f"(number of |)(different |distinct |unique |)(customers|members|buyers)", "distinct transaction_items.customer_id", "transaction_items", "count"),
+    Metric("(number of |)(different |distinct |unique |)(customers|members|buyers)", "distinct transaction_items.customer_id", "transaction_items", "count"),
     Metric("(number of |count of |total |total number of |)(redemptions|rewards redeemed|redeemed rewards|redeemed offers|claimed rewards|reward redemptions|offers redeemed)", "count events", "events", "count", "eq events.event_type =redemption", ("(was|were|is|are|got|gets) (redeemed|claimed|used) (the most|most|most often)",)),
     Metric("(number of |)(offers|offer|rewards) (received|sent|sent out|delivered)", "count events", "events", "count", "eq events.event_type =offer_received"),
     Metric("(number of |total |)(offer views|offers viewed|views of offers|viewed offers|offers seen|reward views)", "count events", "events", "count", "eq events.event_type =offer_viewed", ("(was|were|is|got) (viewed|seen|looked at) (the most|most|most often)",)),
@@ -187,7 +187,7 @@ class Draft:
         return mark, mark
 
     def pick(self, options: Sequence[str]) -> str:
-        return choose(str(options[self.rng.integers(len(options))]), self.rng)
+        return choose(str(options[int(self.rng.integers(len(options)))]), self.rng)
 
     def words(self, text: str) -> str:
         return choose(text.replace("{CUST}", _CUST), self.rng)
@@ -218,7 +218,12 @@ def _with(words: str, tokens: str, *places: str) -> Filter:
     return make
 
 
-_MORE = (("(more than|over|above|greater than|exceeding|>)", "gt"), ("(at least|no less than|minimum|a minimum of)", "ge"), ("(less than|under|below|fewer than|<)", "lt"), ("(at most|no more than|up to)", "le"))
+_MORE = (
+    ("(more than|over|above|greater than|exceeding|>)", "gt"),
+    ("(at least|no less than|minimum|a minimum of)", "ge"),
+    ("(less than|under|below|fewer than|<)", "lt"),
+    ("(at most|no more than|up to)", "le"),
+)
 
 
 def _threshold(before: str, after: str, column: str, place: str) -> Filter:
@@ -230,7 +235,9 @@ def _threshold(before: str, after: str, column: str, place: str) -> Filter:
         if d.chance(0.07) and place in ("points", "pct", "money", "money:20000-120000") and d.surfaces[-1][0] == "N":
             d.surfaces.pop()
             up = d.chance(0.7)
-            return d.words(f"{before} {'(above|higher than|over|more than|greater than)' if up else '(below|lower than|under|less than)'} (average|the average) {after}"), ["gt" if up else "lt", column, "mean"]
+            return d.words(
+                f"{before} {'(above|higher than|over|more than|greater than)' if up else '(below|lower than|under|less than)'} (average|the average) {after}"
+            ), ["gt" if up else "lt", column, "mean"]
         if d.chance(0.1) and place in ("n", "money", "points"):
             second, _ = d.fill(name, low, high)
             return d.words(f"{before} between {shown} and {second} {after}"), ["between", column, shown, second]
@@ -257,7 +264,14 @@ def _enum(column: str, choices: dict[str, str], patterns: Sequence[str]) -> Filt
 
 
 _TIER = {"BRONZE": "bronze", "SILVER": "silver", "GOLD": "gold", "PLATINUM": "platinum"}
-_CHANNEL = {"email": "(email|e-mail)", "push": "push", "sms": "(sms|text message)", "app": "(app|mobile app)", "web": "(web|website|online)", "store": "(store|in-store)"}
+_CHANNEL = {
+    "email": "(email|e-mail)",
+    "push": "push",
+    "sms": "(sms|text message)",
+    "app": "(app|mobile app)",
+    "web": "(web|website|online)",
+    "store": "(store|in-store)",
+}
 _ISSUE = {"product": "product", "service": "service", "delivery": "delivery", "app": "app", "billing": "billing", "other": "other"}
 _TYPE = {"discount": "discount", "bogo": "(bogo|buy one get one|BOGO|two for one)", "free_item": "(free item|freebie|free-item)", "points_bonus": "(points bonus|bonus points|points multiplier)",
          "cashback": "(cashback|cash back)", "experience": "experience", "upgrade": "upgrade", "informational": "informational"}  # fmt: skip
@@ -289,7 +303,9 @@ _EVENT = {
 def _did(d: Draft) -> Piece:
     """who redeemed a reward last month / never opened the app / did not open an email in 60 days."""
     kinds = list(_EVENT)
-    kind = kinds[d.rng.integers(len(kinds))] if d.chance(0.6) else ["redemption", "app_open", "email_open", "offer_viewed"][d.rng.integers(4)]
+    kind = (
+        kinds[d.rng.integers(len(kinds))] if d.chance(0.6) else ["redemption", "app_open", "email_open", "offer_viewed"][d.rng.integers(4)]
+    )
     words = d.words(_EVENT[kind])
     tokens = ["events", "eq", "events.event_type", f"={kind}"]
     if kind in ("redemption", "offer_viewed", "offer_received", "reward_dismissed") and d.chance(0.45):
@@ -303,11 +319,17 @@ def _did(d: Draft) -> Piece:
             words, tokens = f"{verb} a {mark} {d.pick(['reward', 'offer', 'deal'])}", [*tokens, "eq", "rewards.category", mark]
         else:
             key = list(_TYPE)[d.rng.integers(len(_TYPE))]
-            words, tokens = f"{verb} a {d.words(_TYPE[key])} {d.pick(['reward', 'offer', 'deal'])}", [*tokens, "eq", "rewards.reward_type", f"={key}"]
+            words, tokens = (
+                f"{verb} a {d.words(_TYPE[key])} {d.pick(['reward', 'offer', 'deal'])}",
+                [*tokens, "eq", "rewards.reward_type", f"={key}"],
+            )
     elif kind == "tier_change" and d.chance(0.6):
         keys = list(_TIER)
         a, b = (keys[i] for i in d.rng.choice(4, 2, replace=False))
-        words, tokens = f"{d.pick(['moved', 'changed', 'went'])} from {a.lower()} to {b.lower()}", [*tokens, "eq", "events.from_tier", f"={a}", "eq", "events.to_tier", f"={b}"]
+        words, tokens = (
+            f"{d.pick(['moved', 'changed', 'went'])} from {a.lower()} to {b.lower()}",
+            [*tokens, "eq", "events.from_tier", f"={a}", "eq", "events.to_tier", f"={b}"],
+        )
     negative = d.chance(0.35)
     if d.chance(0.6):
         mark, _ = d.fill("gap" if negative and d.chance(0.5) else "past")
@@ -319,13 +341,13 @@ def _did(d: Draft) -> Piece:
 
 def _often(d: Draft) -> Piece:
     """with more than 5 purchases last month, who redeemed more than twice, with at least 2 tickets."""
-    what = ((_PUR, ["count", "transactions"], [], "transactions.occurred_at"), ("(redemptions|redeemed rewards)", ["count", "events"], ["eq", "events.event_type", "=redemption"], "events.occurred_at"),
+    what: tuple[tuple[str, Tokens, Tokens, str], ...] = ((_PUR, ["count", "transactions"], [], "transactions.occurred_at"), ("(redemptions|redeemed rewards)", ["count", "events"], ["eq", "events.event_type", "=redemption"], "events.occurred_at"),
             ("(tickets|complaints|support tickets)", ["count", "tickets"], [], "tickets.created_at"), ("app opens", ["count", "events"], ["eq", "events.event_type", "=app_open"], "events.occurred_at"),
             ("referrals", ["count", "events"], ["eq", "events.event_type", "=referral"], "events.occurred_at"), (_PUR, ["count", "transactions"], [], "transactions.occurred_at"))  # fmt: skip
     words, metric, inner, column = what[d.rng.integers(len(what))]
     more, op = _MORE[d.rng.integers(4)]
     if d.chance(0.1):
-        count, mark = "one" if op != "gt" else "one", "#1"
+        count, mark = "one", "#1"
         words = words.replace("s|", "|").replace("s)", ")")
     elif d.chance(0.15):
         more, op, (count, mark) = "(exactly|just|precisely)", "eq", d.fill("n", "2", "9")
@@ -341,7 +363,14 @@ def _often(d: Draft) -> Piece:
 def _spent(d: Draft) -> Piece:
     more, op = _MORE[d.rng.integers(4)]
     if d.chance(0.15):
-        return d.words("(who|that) (spent|spend) (more than|above) (the |)average"), "hasagg gt sum transactions.amount mean )".split()
+        return d.words("(who|that) (spent|spend) (more than|above) (the |)average"), [
+            "hasagg",
+            "gt",
+            "sum",
+            "transactions.amount",
+            "mean",
+            ")",
+        ]
     amount, mark = d.fill("money")
     text = d.words(f"(who|that) (spent|spend|have spent) (a total of |) {more} {amount}")
     inner: Tokens = []
@@ -367,7 +396,11 @@ def _bought(d: Draft) -> Piece:
         what, table, inner = f" {mark}", "transaction_items", ["eq", "products.category", mark]
     elif how == 1:
         mark, _ = d.fill("brand")
-        what, table, inner = f" {d.pick(['something from', 'anything from', 'products of', '', 'anything by'])} {mark}", "transaction_items", ["eq", "products.brand", mark]
+        what, table, inner = (
+            f" {d.pick(['something from', 'anything from', 'products of', '', 'anything by'])} {mark}",
+            "transaction_items",
+            ["eq", "products.brand", mark],
+        )
     elif how == 2:
         mark, _ = d.fill("product")
         what, table, inner = f" {d.pick(['a', 'the', ''])} {mark}", "transaction_items", ["eq", "products.name", mark]
@@ -375,18 +408,35 @@ def _bought(d: Draft) -> Piece:
         mark, _ = d.fill("store")
         what, inner = f" {d.pick(['at', 'in', 'from'])} {mark}", ["eq", "transactions.store", mark]
     elif how == 4:
-        key, words = [("app", "(in|through|via) the app"), ("web", "(online|on the website|on the web)"), ("store", "(in a store|in store|in a shop)")][d.rng.integers(3)]
+        key, words = [
+            ("app", "(in|through|via) the app"),
+            ("web", "(online|on the website|on the web)"),
+            ("store", "(in a store|in store|in a shop)"),
+        ][d.rng.integers(3)]
         what, inner = f" {d.words(words)}", ["eq", "transactions.channel", f"={key}"]
     time = ""
     if d.chance(0.65) or (negative and how > 4 and d.chance(0.6)):
         time, _ = d.fill("gap" if negative and d.chance(0.7) else "past")
         inner = [*inner, "during", "transactions.occurred_at", time]
     if negative:
-        verb = d.words(f"(have |did |had |){_NOTBUY}") if how > 4 or not what else d.words("(never bought|never purchased|have not bought|have never bought|did not buy|didn't buy|never ordered|haven't bought)")
+        verb = (
+            d.words(f"(have |did |had |){_NOTBUY}")
+            if how > 4 or not what
+            else d.words(
+                "(never bought|never purchased|have not bought|have never bought|did not buy|didn't buy|never ordered|haven't bought)"
+            )
+        )
         if how > 4 and d.chance(0.5):
-            verb = d.words("(haven't bought anything|haven't bought|have not purchased|haven't shopped|didn't buy anything|never bought|never bought anything|haven't visited|didn't purchase|have been inactive|haven't ordered|never purchased|never made a purchase)")
+            verb = d.words(
+                "(haven't bought anything|haven't bought|have not purchased|haven't shopped|didn't buy anything|never bought|never bought anything|haven't visited|didn't purchase|have been inactive|haven't ordered|never purchased|never made a purchase)"
+            )
         return f"{lead} {verb}{what} {time}", ["hasnot", table, *inner, ")"]
-    return f"{lead} {d.words(_BUY) if how > 2 else d.words('(bought|purchased|ordered|have bought|got)')}{what} {time}", ["has", table, *inner, ")"]
+    return f"{lead} {d.words(_BUY) if how > 2 else d.words('(bought|purchased|ordered|have bought|got)')}{what} {time}", [
+        "has",
+        table,
+        *inner,
+        ")",
+    ]
 
 
 def _complained(d: Draft) -> Piece:
@@ -394,15 +444,23 @@ def _complained(d: Draft) -> Piece:
     how = d.rng.integers(4)
     if how == 0:
         key = list(_ISSUE)[d.rng.integers(6)]
-        text, inner = d.words(f"(who|that|with) (filed|opened|had|) a {_ISSUE[key]} (ticket|issue|complaint|problem)"), ["eq", "tickets.issue_type", f"={key}"]
+        text, inner = (
+            d.words(f"(who|that|with) (filed|opened|had|) a {_ISSUE[key]} (ticket|issue|complaint|problem)"),
+            ["eq", "tickets.issue_type", f"={key}"],
+        )
     elif how == 1:
-        text, inner = d.words("with (a negative ticket|negative tickets|negative feedback|negative sentiment)"), ["eq", "tickets.sentiment", "=NEGATIVE"]
+        text, inner = (
+            d.words("with (a negative ticket|negative tickets|negative feedback|negative sentiment)"),
+            ["eq", "tickets.sentiment", "=NEGATIVE"],
+        )
     if d.chance(0.5):
         time, _ = d.fill("past")
         text, inner = f"{text} {time}", [*inner, "during", "tickets.created_at", time]
-    if d.chance(0.2):
-        if how > 1:
-            return d.words("(without a ticket|without tickets|who never complained|who never contacted support|who never opened a ticket|with no tickets)") + (f" {time}" if inner and inner[0] == "during" else ""), ["hasnot", "tickets", *inner, ")"]
+    if how > 1 and d.chance(0.2):
+        none = (
+            "(without a ticket|without tickets|who never complained|who never contacted support|who never opened a ticket|with no tickets)"
+        )
+        return d.words(none) + (f" {time}" if inner and inner[0] == "during" else ""), ["hasnot", "tickets", *inner, ")"]
     return text, ["has", "tickets", *inner, ")"]
 
 
@@ -599,8 +657,16 @@ class Grammar:
 
     def _filters(self, d: Draft, base: str, most: int, metric: Metric | None = None) -> tuple[str, str, Tokens]:
         """(before the noun, after the noun, conditions); what is said first is meant first."""
-        before, after, tokens = "", "", []
-        count = int(self.rng.choice(most + 1, p=[0.35, 0.4, 0.2, 0.05][: most + 1] if most == 3 else np.array([0.4, 0.42, 0.18][: most + 1]) / sum([0.4, 0.42, 0.18][: most + 1])))
+        before, after = "", ""
+        tokens: Tokens = []
+        count = int(
+            self.rng.choice(
+                most + 1,
+                p=[0.35, 0.4, 0.2, 0.05][: most + 1]
+                if most == 3
+                else np.array([0.4, 0.42, 0.18][: most + 1]) / sum([0.4, 0.42, 0.18][: most + 1]),
+            )
+        )
         used: set[str] = set()
         is_person = "customers" in UP[base]
         direct = base in ("customers", "customer_risk_scores")
@@ -609,7 +675,9 @@ class Grammar:
                 adjective = d.chance(0.35) and not before
                 made = (ADJECTIVES if adjective else PERSON)[self.rng.integers(len(ADJECTIVES if adjective else PERSON))](d)
             elif is_person and d.chance(0.35):
-                words, made_tokens = (ADJECTIVES if (adj := d.chance(0.5)) else PERSON)[self.rng.integers(len(ADJECTIVES if adj else PERSON))](d)
+                words, made_tokens = (ADJECTIVES if (adj := d.chance(0.5)) else PERSON)[
+                    self.rng.integers(len(ADJECTIVES if adj else PERSON))
+                ](d)
                 noun = d.words("(customers|members|shoppers|people)")
                 lead = d.pick(["by", "of", "from", "among", "for"])
                 made, adjective = ((f"{lead} {words} {noun}" if adj else f"{lead} {noun} {words}"), made_tokens), False
@@ -654,7 +722,18 @@ class Grammar:
         """The metric's noun phrase with an adjective before its noun and the rest behind it."""
         words = d.words(m.words).strip()
         if before:
-            for lead in ("total number of ", "number of ", "count of ", "total ", "sum of ", "average ", "avg ", "mean ", "unique ", "distinct "):
+            for lead in (
+                "total number of ",
+                "number of ",
+                "count of ",
+                "total ",
+                "sum of ",
+                "average ",
+                "avg ",
+                "mean ",
+                "unique ",
+                "distinct ",
+            ):
                 if words.startswith(lead):
                     return f"{lead}{before} {words[len(lead) :]} {after}"
             return f"{before} {words} {after}"
@@ -682,16 +761,28 @@ class Grammar:
         tail = "" if front else time
         if m.how == "count" and d.chance(0.7):
             tag = d.words("(do we have|are there|were there|did we have|have we had|)") if d.chance(0.45) else ""
-            text = d.words("(how many|how many|how many|how many of our|what number of|count the|give me the number of|tell me how many)") + f" {bare} {tag} {tail}"
-        elif m.how == "what" and d.chance(0.15) and ("revenue" in noun or "spend" in noun or "sales" in noun or "discount" in noun or "points" in noun):
+            text = (
+                d.words("(how many|how many|how many|how many of our|what number of|count the|give me the number of|tell me how many)")
+                + f" {bare} {tag} {tail}"
+            )
+        elif (
+            m.how == "what"
+            and d.chance(0.15)
+            and ("revenue" in noun or "spend" in noun or "sales" in noun or "discount" in noun or "points" in noun)
+        ):
             text = d.words("how much") + f" {bare} {d.words('(did we make|was there|did we have|do we have|)')} {tail}"
         else:
-            text = d.words("(what is the|what's the|what was the|what is our|give me the|show me the|show|tell me the||||i need the|calculate the|what are the|find the)") + f" {noun} {tail}"
+            text = (
+                d.words(
+                    "(what is the|what's the|what was the|what is our|give me the|show me the|show|tell me the||||i need the|calculate the|what are the|find the)"
+                )
+                + f" {noun} {tail}"
+            )
         return f"{time} {text}" if front else text
 
     def grouped(self, d: Draft) -> Piece:
         m = self._metric(d)
-        one, many, group = self._group(d, m.base)
+        one, _, group = self._group(d, m.base)
         if not group:
             return self.scalar(d)
         groups = list(group)
@@ -703,7 +794,9 @@ class Grammar:
         before, after, filters = self._filters(d, m.base, 2)
         time, during = self._time(d, m.base, 0.45)
         noun = self._metric_words(d, m, before, after)
-        lead = d.words("(what is the|what's the|show me the|show|give me|list the|break down the|||||plot the|how does the|what are the|i want the|trend of|chart the)")
+        lead = d.words(
+            "(what is the|what's the|show me the|show|give me|list the|break down the|||||plot the|how does the|what are the|i want the|trend of|chart the)"
+        )
         how = d.words("(by|by|by|per|per|for each|in each|split by|broken down by|grouped by|for every|across|depending on|in every)")
         if m.how == "count" and d.chance(0.4):
             bare = noun
@@ -721,7 +814,11 @@ class Grammar:
         tokens = ["agg", *m.tokens.split(), ";", *groups, ";", *self._where(m, filters), *during]
         if d.chance(0.08) and group[0] not in ("month", "week", "day", "quarter", "year"):
             down = d.chance(0.75)
-            text += d.words(" (from best to worst|from highest to lowest|highest first|in descending order|, largest first|, sorted descending|from high to low)" if down else " (from lowest to highest|lowest first|in ascending order|from worst to best|smallest first)")
+            text += d.words(
+                " (from best to worst|from highest to lowest|highest first|in descending order|, largest first|, sorted descending|from high to low)"
+                if down
+                else " (from lowest to highest|lowest first|in ascending order|from worst to best|smallest first)"
+            )
             tokens += [";", ";", "desc" if down else "asc", "m0"]
         return text, tokens
 
@@ -768,14 +865,29 @@ class Grammar:
             lead = d.words("(show me the|list the|give me the|what are the|which are the|which||)")
             text, limit = f"{lead} {count} {many} with the {extreme} {noun} {time}", [mark]
         elif style == 4:
-            text = f"{d.words('(rank|order|sort)')} {many} by {noun} {time}" + ("" if descending else d.words("(, lowest first|, ascending| from lowest to highest)"))
+            text = f"{d.words('(rank|order|sort)')} {many} by {noun} {time}" + (
+                "" if descending else d.words("(, lowest first|, ascending| from lowest to highest)")
+            )
         else:
             lead = d.words("(which|what|show|list)")
             if descending and d.chance(0.5):
                 text, limit = f"{d.words('(top|best)')} {many} by {noun} {time}", ["#10"]
             else:
                 text, limit = f"{lead} {many} {d.words('(have|had|with)')} the {extreme} {noun} {time}", ["#10"]
-        return d.words(text), ["agg", *m.tokens.split(), ";", *group, ";", *self._where(m, filters), *during, ";", ";", "desc" if descending else "asc", "m0", *limit]
+        return d.words(text), [
+            "agg",
+            *m.tokens.split(),
+            ";",
+            *group,
+            ";",
+            *self._where(m, filters),
+            *during,
+            ";",
+            ";",
+            "desc" if descending else "asc",
+            "m0",
+            *limit,
+        ]
 
     def _redo(self, d: Draft) -> Piece:
         d.surfaces.clear()
@@ -794,9 +906,7 @@ class Grammar:
         counting = d.chance(0.3)
         order: Tokens = []
         joined = " ".join(filters)
-        if "churn_30 #0.5" in joined and not counting:
-            order = [";", "desc", "customer_risk_scores.churn_30"]
-        elif "risk_level =HIGH =CRITICAL" in joined and not counting:
+        if ("churn_30 #0.5" in joined and not counting) or ("risk_level =HIGH =CRITICAL" in joined and not counting):
             order = [";", "desc", "customer_risk_scores.churn_30"]
         column = ["customer_risk_scores.churn_30"] if order else []
         if counting:
@@ -808,7 +918,9 @@ class Grammar:
         if table == "customers" and not before and after.strip().startswith("who ") and d.chance(0.35):
             text = d.words("(||tell me |show me |list |can you tell me )") + after.strip()
         else:
-            lead = d.words("(which|which|what|list|list all|show me|show me all|show|give me|give me a list of|find|find all||||who are the|i need|get|i'd like to see the|display|return|are there any|do we have)")
+            lead = d.words(
+                "(which|which|what|list|list all|show me|show me all|show|give me|give me a list of|find|find all||||who are the|i need|get|i'd like to see the|display|return|are there any|do we have)"
+            )
             text = f"{lead} {before} {noun} {after}"
         shown = SHOWN.get(table)
         if shown and not column and d.chance(0.2):
@@ -839,7 +951,11 @@ class Grammar:
             text = f"{count} {d.words(adjective)} {before} {_one(noun) if single else noun} {after}"
             if not limit:
                 limit = ["#10"]
-            lead = d.words("(what is the|which is the|show me the|who is the|)") if single else d.words("(what are the|which are the|show me the|list the|show|give me the|the|who are the|)")
+            lead = (
+                d.words("(what is the|which is the|show me the|who is the|)")
+                if single
+                else d.words("(what are the|which are the|show me the|list the|show|give me the|the|who are the|)")
+            )
             text = f"{lead} {text}"
             if count and d.chance(0.3):
                 text = f"{lead} {count} {d.words(adjective)} {before} {noun} {after}"
@@ -856,24 +972,42 @@ class Grammar:
                     f"(show me|list|give me|who are|what are) (the |our |my |)(top|{'top' if descending else 'bottom'}) {count} {before} {noun} {after} by {what}" if descending else f"(list|show) the {count} {before} {noun} {after} with the {extreme} {what}",
                 ])  # fmt: skip
             else:
-                text = f"{d.words('(list|show|rank|sort|order)')} {before} {noun} {after} {d.words('(by|sorted by|ordered by|ranked by)')} {d.words(what)}" + ("" if descending else d.words("( ascending|, lowest first)"))
+                text = (
+                    f"{d.words('(list|show|rank|sort|order)')} {before} {noun} {after} {d.words('(by|sorted by|ordered by|ranked by)')} {d.words(what)}"
+                    + ("" if descending else d.words("( ascending|, lowest first)"))
+                )
         return d.words(text), ["list", table, ";", *filters, ";", "desc" if descending else "asc", column, *limit]
 
     def share(self, d: Draft) -> Piece:
         base = str(self.rng.choice(["customers", "customers", "customers", "transactions", "tickets", "rewards"]))
-        noun = d.words({"customers": _CUST, "transactions": "(purchases|orders|transactions)", "tickets": "(tickets|cases|support tickets)", "rewards": "(rewards|offers)"}[base])
-        _, part, inner = ("", "", [])
+        noun = d.words(
+            {
+                "customers": _CUST,
+                "transactions": "(purchases|orders|transactions)",
+                "tickets": "(tickets|cases|support tickets)",
+                "rewards": "(rewards|offers)",
+            }[base]
+        )
+        part = ""
+        inner: Tokens = []
         while not inner:
             _, part, inner = self._only_after(d, base)
-        before, _, outer = ("", "", [])
+        before = ""
+        outer: Tokens = []
         if d.chance(0.3) and (base == "customers" or base in _ADJ_FACT):
             options = ADJECTIVES if base == "customers" else _ADJ_FACT[base]
             before, outer = options[self.rng.integers(len(options))](d)
         if outer and any(t in inner for t in outer if "." in t):
             outer, before = [], ""
         percent = d.chance(0.5)
-        lead = d.words("(what percentage of|what percent of|percentage of|which percentage of|how many percent of|what % of|% of)" if percent else "(what share of|share of|what fraction of|what proportion of|proportion of|which share of|fraction of)")
-        by, group, time, during = "", [], "", []
+        lead = d.words(
+            "(what percentage of|what percent of|percentage of|which percentage of|how many percent of|what % of|% of)"
+            if percent
+            else "(what share of|share of|what fraction of|what proportion of|proportion of|which share of|fraction of)"
+        )
+        by, time = "", ""
+        group: Tokens = []
+        during: Tokens = []
         if d.chance(0.25):
             one, _, group = self._group(d, base)
             by = f"{d.words('(by|per|for each|in each)')} {one}" if group else ""
@@ -909,7 +1043,17 @@ class Grammar:
             f"how (is|are) {noun} {time} distributed (across|by|over) {one}" if not percent else f"{noun} by {one} {time} in percent",
             f"{word} of {noun} (that comes from|coming from|from) each {one} {time}", f"{one} (mix|split) of {noun} {time} as {word}",
         ])  # fmt: skip
-        return d.words(text), ["agg", *(["pct"] if percent else []), "of_total", *m.tokens.split(), ";", *group, ";", *m.where.split(), *during]
+        return d.words(text), [
+            "agg",
+            *(["pct"] if percent else []),
+            "of_total",
+            *m.tokens.split(),
+            ";",
+            *group,
+            ";",
+            *m.where.split(),
+            *during,
+        ]
 
     def versus(self, d: Draft) -> Piece:
         m = self._metric(d, ("transactions", "events", "tickets", "transaction_items", "customers"), simple=True)
@@ -924,7 +1068,8 @@ class Grammar:
             f"(what is |)(the |)(difference|change) in {noun} {a} (vs|versus|compared to) {b}", f"how (has|have) {noun} changed {a} (compared to|versus|vs) {b}",
             f"{noun}: {a} (vs|versus) {b}", f"(are|is) {noun} {a} (higher|lower|better) than {b}",
         ])  # fmt: skip
-        by, group = "", []
+        by = ""
+        group: Tokens = []
         if d.chance(0.2):
             one, _, group = self._group(d, m.base)
             if group and group[0] in ("month", "week", "day", "quarter", "year"):
@@ -940,15 +1085,26 @@ class Grammar:
         noun = d.words(m.words) if m.tokens != "count customers" else d.words("(customer|member|membership)")
         for prefix in ("total number of ", "number of ", "count of "):
             noun = noun.removeprefix(prefix)
-        unit, word = [("month", "(monthly|month over month|month-over-month|month on month|mom|MoM)"), ("week", "(weekly|week over week|week-over-week|wow)"), ("quarter", "(quarterly|quarter over quarter)"), ("year", "(yearly|year over year|year-on-year|yoy|annual)")][
-            int(self.rng.choice(4, p=[0.6, 0.2, 0.1, 0.1]))
-        ]
+        unit, word = [
+            ("month", "(monthly|month over month|month-over-month|month on month|mom|MoM)"),
+            ("week", "(weekly|week over week|week-over-week|wow)"),
+            ("quarter", "(quarterly|quarter over quarter)"),
+            ("year", "(yearly|year over year|year-on-year|yoy|annual)"),
+        ][int(self.rng.choice(4, p=[0.6, 0.2, 0.1, 0.1]))]
         time, during = self._time(d, m.base, 0.5)
         if d.chance(0.25):
             text = d.pick([f"cumulative {noun} by {unit} {time}", f"running total of {noun} (by|per) {unit} {time}"])
             fn = "cumulative"
         else:
-            text = d.pick([f"{word} {noun} growth {time}", f"{word} growth (of|in) {noun} {time}", f"growth (of|in) {noun} (by|per) {unit} {time}", f"how (did|do|does|has) {noun} (grow|grown|change) {word} {time}", f"{word} change (of|in) {noun} {time}"])
+            text = d.pick(
+                [
+                    f"{word} {noun} growth {time}",
+                    f"{word} growth (of|in) {noun} {time}",
+                    f"growth (of|in) {noun} (by|per) {unit} {time}",
+                    f"how (did|do|does|has) {noun} (grow|grown|change) {word} {time}",
+                    f"{word} change (of|in) {noun} {time}",
+                ]
+            )
             fn = "growth"
         return d.words(text), ["agg", fn, *m.tokens.split(), ";", unit, TIMES[m.base], ";", *m.where.split(), *during]
 
@@ -970,7 +1126,21 @@ class Grammar:
             word = d.words("(most expensive|priciest)" if high else "cheapest")
             outer, token = [("category", "products.category"), ("brand", "products.brand")][self.rng.integers(2)]
             tail = d.words("(, with its price| with price| and its price|)")
-            return d.words(f"(the |which is the |){word} (product|item) (in|of|for|per) (each|every) {outer}{tail}"), ["agg", "max" if high else "min", "products.price", ";", token, "products", ";", ";", ";", "desc" if high else "asc", "m0", "one", "each"]
+            return d.words(f"(the |which is the |){word} (product|item) (in|of|for|per) (each|every) {outer}{tail}"), [
+                "agg",
+                "max" if high else "min",
+                "products.price",
+                ";",
+                token,
+                "products",
+                ";",
+                ";",
+                ";",
+                "desc" if high else "asc",
+                "m0",
+                "one",
+                "each",
+            ]
         base, entity, one, many, outers = pairs[self.rng.integers(len(pairs))]
         outer, token = outers[self.rng.integers(len(outers))]
         m = self._metric(d, (base,), simple=True)
@@ -980,11 +1150,21 @@ class Grammar:
         for prefix in ("total number of ", "number of ", "count of "):
             noun = noun.removeprefix(prefix)
         one, many, outer = d.words(one), d.words(many), d.words(outer)
-        plain = {"sum transaction_items.quantity": "(best selling|best-selling|most sold|most bought|most popular|top selling)", "sum transactions.amount": "(top|best|biggest)", "count events": "(most redeemed|most popular)" if "redemption" in m.where else "", "count tickets": "(most common|most frequent)"}.get(m.tokens, "")
+        plain = {
+            "sum transaction_items.quantity": "(best selling|best-selling|most sold|most bought|most popular|top selling)",
+            "sum transactions.amount": "(top|best|biggest)",
+            "count events": "(most redeemed|most popular)" if "redemption" in m.where else "",
+            "count tickets": "(most common|most frequent)",
+        }.get(m.tokens, "")
         time, during = self._time(d, base, 0.35)
         if plain and d.chance(0.5):
             if d.chance(0.5):
-                text, limit = f"{plain} {one} (in|for|of|per) (each|every) {outer} {time}" if d.chance(0.7) else f"{plain} {one} (per|by) {outer} {time}", "one"
+                text, limit = (
+                    f"{plain} {one} (in|for|of|per) (each|every) {outer} {time}"
+                    if d.chance(0.7)
+                    else f"{plain} {one} (per|by) {outer} {time}",
+                    "one",
+                )
             else:
                 count, limit = d.fill("n", "2", "10")
                 text = f"(the |)(top |) {count} {plain} {many} (in|for|of) (each|every) {outer} {time}"
@@ -993,12 +1173,27 @@ class Grammar:
         else:
             count, limit = d.fill("n", "2", "10")
             text = f"(top|best) {count} {many} by {noun} (in|for|within) each {outer} {time}"
-        return d.words(text), ["agg", *m.tokens.split(), ";", token, entity, ";", *m.where.split(), *during, ";", ";", "desc", "m0", limit, "each"]
+        return d.words(text), [
+            "agg",
+            *m.tokens.split(),
+            ";",
+            token,
+            entity,
+            ";",
+            *m.where.split(),
+            *during,
+            ";",
+            ";",
+            "desc",
+            "m0",
+            limit,
+            "each",
+        ]
 
     def having(self, d: Draft) -> Piece:
         m = self._metric(d, ("transactions", "transaction_items", "events", "tickets", "customers", "customer_risk_scores"), simple=True)
         for _ in range(20):
-            one, many, group = self._group(d, m.base)
+            _, many, group = self._group(d, m.base)
             if group and len(group) == 1:
                 break
         if len(group) != 1:
@@ -1012,9 +1207,16 @@ class Grammar:
         if d.chance(0.2):
             op, number, value, more = "gt", "mean", d.words("(average|the average)"), "(above|over|more than|higher than)"
         else:
-            value, number = d.fill("pct" if "churn_" in m.tokens else ("n" if count else "money"), *(("5", "500") if count else ("100", "20000") if "churn_" not in m.tokens else (None, None)))
+            value, number = d.fill(
+                "pct" if "churn_" in m.tokens else ("n" if count else "money"),
+                *(("5", "500") if count else ("100", "20000") if "churn_" not in m.tokens else (None, None)),
+            )
         lead = d.words("(which|what|list|show me|show||only)")
-        text = f"{lead} {many} (with|have|had|having) {more} {value} {noun} {time}" if count else f"{lead} {many} (with|have|had|having) (a |) {noun} {more} {value} {time}"
+        text = (
+            f"{lead} {many} (with|have|had|having) {more} {value} {noun} {time}"
+            if count
+            else f"{lead} {many} (with|have|had|having) (a |) {noun} {more} {value} {time}"
+        )
         return d.words(text), ["agg", *m.tokens.split(), ";", *group, ";", *m.where.split(), *during, ";", op, *m.tokens.split(), number]
 
     def ratio(self, d: Draft) -> Piece:
@@ -1023,16 +1225,30 @@ class Grammar:
         a, b = (list(kinds)[i] for i in self.rng.choice(len(kinds), 2, replace=False))
         one, two = d.words(kinds[a]), d.words(kinds[b])
         percent = d.chance(0.2)
-        text = d.pick([f"(the |)ratio of {one} to {two}", f"{one} divided by {two}", f"{one} per {two}", f"{one} over {two}", f"{one} relative to {two}"])
+        text = d.pick(
+            [
+                f"(the |)ratio of {one} to {two}",
+                f"{one} divided by {two}",
+                f"{one} per {two}",
+                f"{one} over {two}",
+                f"{one} relative to {two}",
+            ]
+        )
         if percent:
-            text = d.pick([f"(what |)(percentage|percent) of {two} (led to|became|turned into|ended in) {one}", f"{one} as a percentage of {two}"])
+            text = d.pick(
+                [f"(what |)(percentage|percent) of {two} (led to|became|turned into|ended in) {one}", f"{one} as a percentage of {two}"]
+            )
         time, during = self._time(d, "events", 0.4)
         before, after, filters = self._filters(d, "events", 1)
         one_, _, group = self._group(d, "events") if d.chance(0.55) else ("", "", [])
         by = f" {d.words('(by|per|for each)')} {one_}" if group else ""
         order: Tokens = []
         if group and d.chance(0.3) and group[0] not in ("month", "week", "day", "quarter", "year"):
-            text, by, order = f"(which|what) {one_} has the (highest|best|most) {text}" if not percent else f"{text} by {one_}, highest first", "", ["one"] if not percent else []
+            text, by, order = (
+                f"(which|what) {one_} has the (highest|best|most) {text}" if not percent else f"{text} by {one_}, highest first",
+                "",
+                ["one"] if not percent else [],
+            )
             order = [";", ";", "desc", "m0", *order]
         if before:
             return self._again(d)
