@@ -608,11 +608,16 @@ def _unlike(name: str, taken: Sequence[str]) -> str:
 
 
 def _time(t: datetime) -> exp.Expr:
-    return exp.cast(exp.Literal.string(t.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f").rstrip("0").rstrip(".") + "+00"), "timestamptz")
+    return exp.cast(
+        exp.Literal.string(
+            t.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds").rstrip("0").rstrip(".") + "+00"
+        ),
+        "timestamptz",
+    )
 
 
 def _date(t: datetime) -> exp.Expr:
-    return exp.cast(exp.Literal.string(t.strftime("%Y-%m-%d")), "date")
+    return exp.cast(exp.Literal.string(t.date().isoformat()), "date")
 
 
 def _literal(n: float) -> exp.Expr:

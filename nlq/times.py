@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from contracts.errors import ContractError
+
 MONTHS = {
     name: number + 1
     for number, names in enumerate(
@@ -48,6 +50,8 @@ def add_months(t: datetime, months: int) -> datetime:
     """The same day of another month, or its last day."""
     index = t.year * 12 + t.month - 1 + months
     year, month = divmod(index, 12)
+    if not 1 <= year <= 9999:
+        raise ContractError(f"{months} months from {t.date()} is no date, years go from 1 to 9999. Ask for less")
     for day in (t.day, 30, 29, 28):
         try:
             return t.replace(year=year, month=month + 1, day=day)
@@ -92,10 +96,16 @@ _MONTH = r"(?P<month>" + "|".join(sorted(MONTHS, key=len, reverse=True)) + r")\.
 _YEAR = r"(?P<year>(?:19|20)\d\d)"
 _ISO = r"(?:19|20)\d\d-\d\d?-\d\d?"
 _DAY = r"(?:(?:the )?\d{1,2}(?:st|nd|rd|th)?)"
+_NAME = "(?:" + "|".join(sorted(MONTHS, key=len, reverse=True)) + r")\.?"
+_QUARTER = r"(?:q[1-4]|(?:the )?(?:first|second|third|fourth|1st|2nd|3rd|4th) quarter)"
 _POINT = (
-    rf"(?:{_ISO}|{_DAY} (?:of )?MONTH(?:,? (?:19|20)\d\d)?|MONTH {_DAY}(?:,? (?:19|20)\d\d)?|MONTH,?(?: of)? (?:19|20)\d\d|MONTH|q[1-4](?: (?:19|20)\d\d)?|"
-    r"(?:19|20)\d\d-\d\d?|(?:19|20)\d\d|yesterday|today|(?:last|this) (?:week|month|quarter|year)|the (?:start|beginning) of (?:the|this) (?:week|month|quarter|year))"
-).replace("MONTH", "(?:" + "|".join(sorted(MONTHS, key=len, reverse=True)) + r")\.?")
+    (
+        rf"(?:{_ISO}|{_DAY} (?:of )?MONTH(?:,? (?:19|20)\d\d)?|MONTH {_DAY}(?:,? (?:19|20)\d\d)?|MONTH,?(?: of)? (?:19|20)\d\d|MONTH|QUARTER(?:(?: of)? (?:19|20)\d\d)?|"
+        r"(?:19|20)\d\d-\d\d?|(?:19|20)\d\d|yesterday|today|(?:last|this) (?:week|month|quarter|year)|the (?:start|beginning) of (?:the|this) (?:week|month|quarter|year))"
+    )
+    .replace("MONTH", _NAME)
+    .replace("QUARTER", _QUARTER)
+)
 
 
 def _unit(text: str) -> str:
@@ -109,8 +119,13 @@ def _count(text: str | None) -> float:
     return float(text) if text.isdigit() else float(SMALL[text])
 
 
-def _point(text: str, now: datetime) -> tuple[datetime, datetime] | None:
-    """[start, end) of a date, month, quarter, year or named period."""
+def _point(text: str, now: datetime, nearest: bool = False) -> tuple[datetime, datetime] | None:
+    """[start, end) of a date, month, quarter, year or named period. Without a year it is the last one that has begun, or the `nearest`."""
+
+    def placed(start: datetime) -> datetime:
+        years = (start, add_months(start, -12), add_months(start, 12)) if nearest else (start, add_months(start, -12))
+        return min(years, key=lambda t: abs(t - now)) if nearest else next(t for t in years if t <= now)
+
     text = text.strip().lower().replace("the ", "", 1) if text.lower().startswith("the ") else text.strip().lower()
     if m := re.fullmatch(r"(\d{4})-(\d{1,2})-(\d{1,2})", text):
         start = _date(*(int(g) for g in m.groups()))
@@ -120,11 +135,10 @@ def _point(text: str, now: datetime) -> tuple[datetime, datetime] | None:
         return (start, add_months(start, 1)) if start else None
     if re.fullmatch(r"\d{4}", text):
         return datetime(int(text), 1, 1, tzinfo=UTC), datetime(int(text) + 1, 1, 1, tzinfo=UTC)
-    if m := re.fullmatch(r"q([1-4])(?: (\d{4}))?", text):
-        year = int(m[2]) if m[2] else now.year
-        start = datetime(year, int(m[1]) * 3 - 2, 1, tzinfo=UTC)
-        if not m[2] and start > now:
-            start = add_months(start, -12)
+    if m := re.fullmatch(rf"({_QUARTER})(?:(?: of)? (\d{{4}}))?", text):
+        start = datetime(int(m[2]) if m[2] else now.year, _first_month(m[1]), 1, tzinfo=UTC)
+        if not m[2]:
+            start = placed(start)
         return start, add_months(start, 3)
     if text in ("today", "yesterday"):
         start = floor(now, "day") - timedelta(days=text == "yesterday")
@@ -146,9 +160,14 @@ def _point(text: str, now: datetime) -> tuple[datetime, datetime] | None:
     start = _date(year, month, days[0] if days else 1)
     if start is None:
         return None
-    if not years and start > now:
-        start = add_months(start, -12)
+    if not years:
+        start = placed(start)
     return start, start + timedelta(days=1) if days else add_months(start, 1)
+
+
+def _first_month(quarter: str) -> int:
+    number = re.search(r"[1-4]", quarter)
+    return 3 * (int(number[0]) if number else 1 + ["first", "second", "third", "fourth"].index(quarter.split()[-2])) - 2
 
 
 def _date(year: int, month: int, day: int) -> datetime | None:
@@ -172,21 +191,27 @@ def _month_of_year(m: re.Match[str], now: datetime) -> Window:
     return Window(start, add_months(start, 1), m[0], (start, add_months(start, 1)))
 
 
+def _quarter_of_year(m: re.Match[str], now: datetime) -> Window:
+    start = datetime(now.year - (m["which"] == "last"), _first_month(m["quarter"]), 1, tzinfo=UTC)
+    return Window(start, add_months(start, 3), m[0], (start, add_months(start, 3)))
+
+
 def _since(m: re.Match[str], now: datetime) -> Window | None:
     if m[0].startswith("from") and re.fullmatch(r"(?:last|this) \w+", m["point"]):
         return None  # "from last month to this month"
-    at = _point(m["point"], now)
-    return at and Window(at[0], None, m[0], (at[0], None))
+    at, near = _point(m["point"], now), _point(m["point"], now, nearest=True)
+    return Window(at[0], None, m[0], (near[0], None)) if at and near else None
 
 
 def _until(m: re.Match[str], now: datetime) -> Window | None:
-    at = _point(m["point"], now)
-    return at and Window(None, at[0] if m["word"] in ("before", "prior to", "earlier than") else at[1], m[0], (None, at[0]))
+    at, near = _point(m["point"], now), _point(m["point"], now, nearest=True)
+    bound = 0 if m["word"] in ("before", "prior to", "earlier than") else 1
+    return Window(None, at[bound], m[0], (None, near[bound])) if at and near else None
 
 
 def _after(m: re.Match[str], now: datetime) -> Window | None:
-    at = _point(m["point"], now)
-    return at and Window(at[1], None, m[0], (at[1], None))
+    at, near = _point(m["point"], now), _point(m["point"], now, nearest=True)
+    return Window(at[1], None, m[0], (near[1], None)) if at and near else None
 
 
 def _between(m: re.Match[str], now: datetime) -> Window | None:
@@ -203,7 +228,7 @@ def _between(m: re.Match[str], now: datetime) -> Window | None:
 
 def _in(m: re.Match[str], now: datetime) -> Window | None:
     at = _point(m["point"], now)
-    return at and Window(*at, m[0], at)
+    return Window(*at, m[0], _point(m["point"], now, nearest=True)) if at else None
 
 
 def _rolling(m: re.Match[str], now: datetime) -> Window | None:
@@ -281,6 +306,7 @@ _RULES: tuple[tuple[str, Callable[[re.Match[str], datetime], Window | None]], ..
     ),
     (r"(?:in |during |for )?(?P<which>)(?P<half>h1|h2)(?: (?P<year>(?:19|20)\d\d))?", _half),
     (rf"(?:in |during |for )?{_MONTH}(?: of)? (?P<which>this|last) year", _month_of_year),
+    (rf"(?:in |during |for )?(?P<quarter>{_QUARTER})(?: of)? (?P<which>this|last) year", _quarter_of_year),
     (r"same (?P<unit>week|month|quarter) (?:of )?last year", _same_last_year),
     (r"(?:the )?(?P<unit>week|month|quarter|year) (?:before (?:last|that|it)|prior)", _before_last),
     (rf"(?:the )?{_NUMBER} {_UNIT} before (?:that|it|then)", _previous_rolling),
@@ -288,7 +314,8 @@ _RULES: tuple[tuple[str, Callable[[re.Match[str], datetime], Window | None]], ..
     (r"(?:in |within |during |over )?(?:the )?(?:next|coming|following|upcoming) (?P<unit>day|week|month|quarter|year)", _next),
     (rf"(?:in |within |during |over |for |throughout |across )?{_LAST} {_NUMBER} {_UNIT}", _rolling),
     (r"(?:in |within |during |over |for )?the past (?P<n>)(?P<unit>day|week|fortnight|month|quarter|year)", _rolling),
-    (r"(?:over|in|during|within|for) past (?P<n>)(?P<unit>day|week|fortnight|month|quarter|year)", _rolling),
+    (r"(?:(?:over|in|during|within|for) )?past (?P<n>)(?P<unit>day|week|fortnight|month|quarter|year)", _rolling),
+    (r"(?:(?:over|in|during|within|for) )?(?:the )?last (?P<n>)(?P<unit>fortnight)", _rolling),
     (
         r"(?:in |during |over |for )?(?:the )?(?P<which>last|previous|prior|preceding) (?:calendar |full |whole )?(?P<unit>day|week|month|quarter|year)",
         _calendar,
@@ -306,7 +333,9 @@ _RULES: tuple[tuple[str, Callable[[re.Match[str], datetime], Window | None]], ..
     (r"(?P<n>\d+)[ -]?(?P<unit>day|week|month|year)\b", _rolling),
     (rf"(?:in |during |for |on |of |throughout |as of )?(?:the (?:month|year|week|quarter) of )?(?P<point>{_POINT})(?! old)", _in),
 )
-_COMPILED = tuple((re.compile(rf"(?<![\w-]){pattern}(?![\w-])", re.I), make) for pattern, make in _RULES)
+# Not within a longer number or date: "1.5 years" are not five, and "1,000 days" not zero.
+_COMPILED = tuple((re.compile(rf"(?<![\w-])(?<!\d[.,/])(?:{pattern})(?![\w-]|[.,/]\d)"), make) for pattern, make in _RULES)
+_NEIGHBOUR = r"(?: and | or | to | vs\.? | versus |, ?| ?- ?| compared (?:to|with) | against | than )"
 
 
 def find(text: str, now: datetime) -> Iterator[tuple[int, int, Window]]:
@@ -326,7 +355,10 @@ def find(text: str, now: datetime) -> Iterator[tuple[int, int, Window]]:
                 continue
             if _is_plain_word(text, m):
                 continue
-            window = make(m, now)
+            try:
+                window = make(m, now)
+            except (ContractError, OverflowError, ValueError):  # "the last 9999 years" leave the calendar
+                continue
             if window is not None:
                 taken.append((m.start(), m.end(), window))
     yield from sorted(taken, key=lambda t: t[0])
@@ -344,4 +376,9 @@ def _is_plain_word(text: str, m: re.Match[str]) -> bool:
         return not 2010 <= int(word) <= 2035 or bool(
             re.search(r"(?:[<>=$]|than|over|under|above|below|least|most|up to|exactly|exceeding)$", before)
         )
-    return word in ("may", "march")
+    if word not in ("may", "march"):
+        return False
+    near = re.search(rf"(?:{_NAME}{_NEIGHBOUR}|\b(?:last|this|past) )$", text[: m.start()]) or re.match(
+        rf"{_NEIGHBOUR}{_NAME}\b", text[m.end() :]
+    )
+    return near is None

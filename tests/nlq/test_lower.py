@@ -546,7 +546,8 @@ def test_the_newest_score_counts_where_there_are_several() -> None:
     connection.execute("INSERT INTO customers (customer_id, gender) VALUES ('a', 'F'), ('b', 'F'), ('c', 'M')")
     connection.execute(
         "INSERT INTO customer_risk_scores (customer_id, scored_at, risk_level) VALUES ('a', '2026-01-01 00:00+00', 'HIGH'), "
-        "('a', '2026-05-01 00:00+00', 'LOW'), ('b', '2026-05-01 00:00+00', 'HIGH'), ('c', '2026-05-01 00:00+00', 'HIGH'), ('c', '2026-02-01 00:00+00', 'LOW')"
+        "('a', '2026-05-01 00:00+00', 'LOW'), ('b', '2026-05-01 00:00+00', 'HIGH'), "
+        "('c', '2026-05-01 00:00+00', 'HIGH'), ('c', '2026-02-01 00:00+00', 'LOW')"
     )
     said = "agg count customers ; customers.gender ; eq customer_risk_scores.risk_level =HIGH end"
     assert sorted(ask(connection, lowered(said, linked(), several_scores=True).sql)) == [("F", 1), ("M", 1)]
@@ -596,7 +597,8 @@ def test_what_cannot_be_said_in_sql_is_refused(said: str, why: str) -> None:
             "agg pct share count customers notin customers.gender =F =O ) ) ; customers customers.gender ; ; gt avg customers.income "
             "N0 ; asc d0 one each end",
             linked((2500,)),
-            "percentage: share of customers where gender is not F or O by customer and gender, only those with average customer income over 2,500, "
+            "percentage: share of customers where gender is not F or O by customer and gender, "
+            "only those with average customer income over 2,500, "
             "lowest the group first, the first 1 of each",
         ),
         (
