@@ -19,7 +19,7 @@ app = typer.Typer(help="Bearer keys of a business.", no_args_is_help=True)
 @app.command("create")
 def create(
     business: Annotated[str, typer.Option("--business", help="Business whose data the key opens.")],
-    role: Annotated[str, typer.Option("--role", help="app, analyst, private_reader or admin; each may do what those before it may.")] = "app",
+    role: Annotated[str, typer.Option("--role", help="app, analyst, private_reader or admin; each may do what those before may.")] = "app",
     name: Annotated[str, typer.Option("--name", help="What the key is for, so that one knows which to revoke.")] = "unnamed",
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,

@@ -57,4 +57,4 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder of random weights, quantized; nobody may change it."""
     from .tiny import folder_of, network  # torch only where a test asks for it
 
-    return folder_of(network(), tmp_path_factory.mktemp("text_to_sql") / "artifact", words="how many customers do we have in gold".split())
+    return folder_of(network(), tmp_path_factory.mktemp("text_to_sql") / "artifact", words=["how", "many", "customers", "in", "gold"])
