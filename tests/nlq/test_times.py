@@ -325,7 +325,8 @@ def test_units_start_at_their_floor(t: datetime, unit: str, count: int) -> None:
 WORDS = st.sampled_from(
     re.findall(
         r"\S+",
-        """last next past this in within over since before after until between and from to of ago more than a two 3 30 2025 99999 q1 h2 may march
+        """last next past this in within over since before after until between and from to of ago more than a two 3 30
+        2025 99999 q1 h2 may march
         dec 29 feb 30th day days weeks month quarter year half first second weekend today - , . ytd old 9999 2026-02-29 2026-02""",
     )
 )
