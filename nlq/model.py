@@ -82,6 +82,7 @@ class TextToSql(nn.Module):
     def __init__(self, encoder: nn.Module, config: ModelConfig, encoder_width: int) -> None:
         super().__init__()
         self.config = config
+        self.first_mark = 0  # of the rows of the word embedding that training may change
         self.encoder = encoder
         self.bridge = nn.Identity() if encoder_width == config.width else nn.Linear(encoder_width, config.width)
         self.words = nn.Embedding(config.vocabulary or len(tokens()), config.width)

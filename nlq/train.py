@@ -28,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contracts.errors import ConfigError
+from contracts.errors import ArtifactError, ConfigError
 from contracts.settings import StackSettings, settings_config
 from embeddings.text import model_folder
 from nlq.corpus.bank import FOLDER, held_out, read
@@ -46,7 +46,7 @@ from warehouse.store import Warehouse
 CARD = "MODEL_CARD.md"
 LAST, WEIGHTS, PAIRS = "last.pt", "weights.pt", "pairs.jsonl"
 _MARKS = 100
-"""Word pieces below this id are slots and hints (nlq.tokens); only they are learned, the others stay as the encoder came."""
+"""So many word pieces from the first mark on are slots and hints (nlq.tokens): only they learn, the others stay as the encoder came."""
 
 
 class TextToSqlSettings(StackSettings):
@@ -83,18 +83,25 @@ class Example:
 
 
 class Marked(nn.Module):
-    """A word embedding whose first rows learn while the rest stays: a step then does not touch twelve million weights."""
+    """A word embedding of which some rows learn while the rest stays: a step then does not touch twelve million weights.
 
-    def __init__(self, weight: Tensor) -> None:
+    Args:
+        weight: (V, D).
+        first: the first of the `_MARKS` rows that learn.
+    """
+
+    def __init__(self, weight: Tensor, first: int = 0) -> None:
         super().__init__()
         self.weight: Tensor
         self.register_buffer("weight", weight.detach())
-        self.marks = nn.Parameter(weight[:_MARKS].detach().clone())
+        self.first = first
+        self.marks = nn.Parameter(weight[first : first + _MARKS].detach().clone())
 
     def forward(self, ids: Tensor) -> Tensor:
-        own = ids < _MARKS
+        at = ids - self.first
+        own = (at >= 0) & (at < len(self.marks))
         return torch.where(
-            own[..., None], functional.embedding(torch.where(own, ids, 0), self.marks), functional.embedding(ids, self.weight)
+            own[..., None], functional.embedding(torch.where(own, at, 0), self.marks), functional.embedding(ids, self.weight)
         )
 
 
@@ -104,6 +111,7 @@ def new_model(settings: TextToSqlSettings, tokenizer: Tokens) -> TextToSql:
     encoder, width = load_encoder(settings.base or model_folder())
     config = ModelConfig(layers=settings.layers, dropout=settings.dropout, vocabulary=len(tokens()))
     model = TextToSql(encoder, config, width)
+    _make_room(model, tokenizer)
     names = [t.translate(str.maketrans("=._#", "    ")).strip() or "none" for t in tokens()]
     ids, mask = tokenizer.batch(names)
     with torch.no_grad():
@@ -113,6 +121,40 @@ def new_model(settings: TextToSqlSettings, tokenizer: Tokens) -> TextToSql:
         means = means - means.mean(0)
         model.words.weight.copy_(means / means.std() * 0.05 + torch.randn_like(means) * 0.01)
     return model
+
+
+def _make_room(model: TextToSql, tokenizer: Tokens) -> None:
+    """Rows of the word embedding for slots and hints: a vocabulary that keeps none free gets some behind its last word."""
+    encoder: Any = model.encoder
+    table = encoder.get_input_embeddings()
+    if tokenizer.first_mark > 1:  # BERT's are among its first hundred, none of which is a word
+        model.first_mark = tokenizer.first_mark
+    if (more := tokenizer.size - table.num_embeddings) > 0:
+        with torch.no_grad():
+            new = table.weight.mean(0) + table.weight.std(0) * torch.randn(more, table.embedding_dim)
+            encoder.set_input_embeddings(nn.Embedding.from_pretrained(torch.cat([table.weight, new]), freeze=False))
+
+
+def tokenizer_of(settings: TextToSqlSettings, folder: Path) -> Path:
+    """The `tokenizer.json` that goes with the encoder; of a checkpoint that has none it is made, in `folder`.
+
+    Raises:
+        ArtifactError: the checkpoint has no tokenizer that can be written as one file.
+    """
+    if settings.base is None:
+        return model_folder() / "tokenizer.json"
+    if (file := Path(settings.base) / "tokenizer.json").is_file():
+        return file
+    from transformers import AutoTokenizer
+
+    file = folder / "tokenizer.json"
+    try:
+        AutoTokenizer.from_pretrained(settings.base).backend_tokenizer.save(str(file))
+    except Exception as exc:  # the library raises what its parts raise
+        raise ArtifactError(
+            f"cannot load the tokenizer of {settings.base}: {exc}. Give a checkpoint with a fast tokenizer (tokenizer.json)"
+        ) from exc
+    return file
 
 
 def corpus(settings: TextToSqlSettings, folder: Path, console: Console) -> Path:
@@ -183,7 +225,8 @@ def fit(
     device = torch.device("cuda" if settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available()) else "cpu")
     encoder: Any = model.encoder
     table = encoder.get_input_embeddings()
-    marked = Marked(table.weight)
+    first = model.first_mark
+    marked = Marked(table.weight, first)
     encoder.set_input_embeddings(marked)
     model.to(device).train()
     steps = max(1, int(len(examples) * settings.epochs / settings.batch_size))
@@ -232,7 +275,7 @@ def fit(
         save(steps)
     with torch.no_grad():
         table.weight.copy_(marked.weight.cpu())
-        table.weight[:_MARKS].copy_(marked.marks.cpu())
+        table.weight[first : first + _MARKS].copy_(marked.marks.cpu())
     model.cpu()
     encoder.set_input_embeddings(table)
     torch.save(model.state_dict(), folder / WEIGHTS)
@@ -311,7 +354,7 @@ def train(folder: Path, settings: TextToSqlSettings, console: Console, fresh: bo
     started = time.monotonic()
     with _stop_on_signal() as stop:
         found = load_pairs(corpus(settings, folder, console))
-        tokenizer_file = (Path(settings.base) if settings.base and Path(settings.base).is_dir() else model_folder()) / "tokenizer.json"
+        tokenizer_file = tokenizer_of(settings, folder)
         tokenizer = Tokens(tokenizer_file)
         model = new_model(settings, tokenizer)
         if (folder / WEIGHTS).is_file():

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from contracts.errors import ArtifactError
 from nlq.tokens import MAX_INPUT, Tokens, marks
@@ -74,3 +76,22 @@ def test_a_tokenizer_that_cannot_be_read_is_an_artifact_error(tmp_path: Path) ->
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ArtifactError, match="cannot read the tokenizer"):
         Tokens(tmp_path / "tokenizer.json")
+
+
+def test_a_vocabulary_without_an_end_is_refused(tmp_path: Path) -> None:
+    Tokenizer(WordLevel({"[PAD]": 0, "word": 1}, unk_token="word")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ArtifactError, match=r"has none of \[SEP\], </s>"):
+        Tokens(tmp_path / "tokenizer.json")
+
+
+def test_where_no_word_is_free_marks_lie_behind_the_last(tmp_path: Path) -> None:
+    Tokenizer(WordLevel({"<pad>": 0, "</s>": 1, "gold": 2}, unk_token="gold")).save(str(tmp_path / "tokenizer.json"))
+    pieces = Tokens(tmp_path / "tokenizer.json")
+    assert (pieces.first_mark, pieces.size) == (3, 3 + len(marks()))
+    assert pieces.encode(f"[{marks()[0]}] gold [{marks()[-1]}]") == [3, 2, 2 + len(marks()), 1]
+
+
+def test_of_berts_vocabulary_the_free_words_are_taken(pieces: Tokens) -> None:
+    """A trained model holds these ids: they must not move."""
+    assert (pieces.first_mark, pieces.size) == (1, 30522)
+    assert pieces.encode("[N0]") == [101, 1, 102]

@@ -14,13 +14,19 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import BartConfig, BartModel, T5Config, T5Model
 
 import nlq.calibrate
 import nlq.train
-from contracts.errors import ConfigError
+from contracts.errors import ArtifactError, ConfigError
 from nlq.corpus.bank import held_out, read
 from nlq.corpus.pairs import Pair
+from nlq.decode import OnnxStepper
 from nlq.execute import Engine
+from nlq.export import export
 from nlq.program import parse
 from nlq.tokens import Tokens
 from nlq.train import (
@@ -37,6 +43,7 @@ from nlq.train import (
     new_model,
     phrases_version,
     sample,
+    tokenizer_of,
     train,
     words_of,
 )
@@ -242,6 +249,65 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     wanted, found = weights(whole), weights(again)
     for name in wanted:
         torch.testing.assert_close(found[name], wanted[name], atol=1e-5, rtol=0)
+
+
+# ---- other encoders
+
+
+def checkpoint(kind: str, folder: Path) -> Path:
+    """A tiny encoder-decoder with a vocabulary that keeps no word free."""
+    known = ["<pad>", "</s>", "<unk>", *(["<s>"] if kind == "bart" else []), "▁how", "how", "many", "gold"]
+    pieces = Tokenizer(WordLevel({w: i for i, w in enumerate(known)}, unk_token="<unk>"))
+    pieces.pre_tokenizer = Whitespace()
+    pieces.save(str(folder / "tokenizer.json"))
+    made: Any
+    if kind == "t5":
+        made = T5Model(T5Config(vocab_size=20, d_model=24, d_kv=8, d_ff=16, num_layers=1, num_heads=2, dropout_rate=0.0))
+    else:
+        sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+        made = BartModel(
+            BartConfig(vocab_size=20, d_model=24, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=128, **sizes)
+        )
+    made.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_the_encoder_of_any_encoder_decoder_learns_and_is_exported(kind: str, settings: TextToSqlSettings, tmp_path: Path) -> None:
+    other = settings.model_copy(update={"base": str(checkpoint(kind, tmp_path)), "batch_size": 4})
+    pieces = Tokens(tokenizer_of(other, tmp_path))
+    assert pieces.words() == {"how", "many", "gold"}
+    model = new_model(other, pieces)
+    table: Any = model.encoder
+    before = table.get_input_embeddings().weight.detach().clone()
+    assert len(before) == pieces.size
+    question = "how many [V0] gold"
+    data = encoded([Pair(question, "agg count customers end", "grammar")] * 8, pieces)
+    assert fit(other, model, data, tmp_path, QUIET, threading.Event())
+    moved = (table.get_input_embeddings().weight != before).any(1).nonzero().flatten().tolist()
+    mark = pieces.encode("[V0]")[-2]
+    assert mark in moved
+    assert min(moved) >= pieces.first_mark  # words stay as they came
+    export(model, tmp_path / "out", quantize=False)
+    ids, mask = pieces.batch([question])
+    with torch.no_grad():
+        wanted = model.memory(model.encode(torch.from_numpy(ids), torch.from_numpy(mask)))
+    for found, want in zip(OnnxStepper(tmp_path / "out").encode(ids, mask), wanted, strict=True):
+        torch.testing.assert_close(torch.from_numpy(found), want, atol=1e-4, rtol=0)
+
+
+def test_the_tokenizer_is_the_encoders_own(settings: TextToSqlSettings, tmp_path: Path) -> None:
+    assert tokenizer_of(settings, tmp_path) == Path(settings.base or "") / "tokenizer.json"
+    assert tokenizer_of(settings.model_copy(update={"base": None}), tmp_path) == TOKENIZER_FILE
+    slow = tmp_path / "slow"  # a checkpoint with a list of words only
+    encoder().save_pretrained(slow)
+    words = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "gold"]
+    (slow / "vocab.txt").write_text("\n".join(words))
+    made = tokenizer_of(settings.model_copy(update={"base": str(slow)}), tmp_path)
+    assert made == tmp_path / "tokenizer.json"
+    assert "gold" in Tokens(made).words()
+    with pytest.raises(ArtifactError, match="cannot load the tokenizer"):
+        tokenizer_of(settings.model_copy(update={"base": str(tmp_path / "nothing")}), tmp_path)
 
 
 # ---- all of it
