@@ -99,10 +99,15 @@ _NUMBER = re.compile(
 )
 _AGES = (
     (re.compile(r"\b(\d{2})\s?(?:-|–|to|and)\s?(\d{2})(?:[- ]?years?[- ]olds?| year[- ]olds?)?(?=\W|$)"), "range"),
-    (re.compile(r"\b(?:over|above|older than|at least)\s(?:the age of\s|age\s)?(\d{2})s?\b(?!\d| ?(?:%|percent|days|points|purchases|euro|dollar|[a-z]+s\b))|\b(\d{2})\s?\+"), "over"),
+    (re.compile(r"\b(?:over|above|older than|at least)\s(?:the age of\s|age\s)?(\d{2})s?\b(?!\d| ?(?:%|percent|days|points|purchases|euro|dollar|(?!years? (?:old|of age))[a-z]+s\b))|\b(\d{2})\s?\+"), "over"),
 )  # fmt: skip
 
 _AGED = r"\baged?\b(?! group| band| bracket| range)|\bold\b|years"
+
+
+_MARK = re.compile(r"\[([A-Za-z0-9_.]+)\]")
+"""What a slot looks like; whoever types one means none."""
+MAX_NUMBER = 1e15
 
 
 def normalize(text: str) -> str:
@@ -110,6 +115,11 @@ def normalize(text: str) -> str:
     plain = unicodedata.normalize("NFKD", text)
     plain = "".join(c for c in plain if not unicodedata.combining(c)).lower().replace("&", " and ")
     return " ".join(re.findall(r"[a-z0-9]+", plain))
+
+
+def _lower(text: str) -> str:
+    """Lower case, each character in its place."""
+    return "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
 
 
 @dataclass(frozen=True)
@@ -367,7 +377,7 @@ class Linker:
         self._ages = sorted({v for by in catalog.phrases.values() for v in by.get("customers.age_group", ())})
 
     def link(self, question: str) -> Linked:
-        text = question.strip()
+        text = _MARK.sub(r"(\1)", question.strip())
         found: list[_Found] = []
         values: list[Value] = []
         numbers: list[Number] = []
@@ -387,7 +397,7 @@ class Linker:
         self._known_values(text, value, free)
         self._ages_in(text, value)
         self._searched(text, value, free)
-        masked = [c.lower() if len(c.lower()) == 1 else c for c in text]
+        masked = list(_lower(text))
         for f in found:  # "Sol y Mar last year" holds no month
             masked[f.start : f.end] = "#" * (f.end - f.start)
         for start, end, window in find("".join(masked), self.catalog.as_of):
@@ -411,9 +421,12 @@ class Linker:
         for m in _NUMBER.finditer(text):
             if free(m.start(), m.end()) and len(numbers) < NUMBER_SLOTS:
                 scale = {"k": 1e3, "thousand": 1e3, "grand": 1e3}.get((m["k"] or "").lower(), 1e6 if m["k"] else 1.0)
-                numbers.append(Number(float(m["n"].replace(",", "")) * scale, bool(m["p"])))
+                number = float(m["n"].replace(",", "")) * scale
+                if number > MAX_NUMBER:
+                    continue
+                numbers.append(Number(number, bool(m["p"])))
                 found.append(_Found(m.start(), m.end(), f"[N{len(numbers) - 1}]", " percent" if m["p"] else ""))
-        for m in re.finditer(r"[a-z-]+", text.lower()):
+        for m in re.finditer(r"[a-z-]+", _lower(text)):
             if m[0] in _WORD_NUMBERS and free(m.start(), m.end()) and len(numbers) < NUMBER_SLOTS:
                 numbers.append(Number(_WORD_NUMBERS[m[0]]))
                 found.append(_Found(m.start(), m.end(), f"[N{len(numbers) - 1}]", " times" if m[0] in ("twice", "thrice") else ""))
@@ -486,17 +499,19 @@ class Linker:
         if not self._ages:
             return
         for pattern, kind in _AGES:
-            for m in pattern.finditer(text.lower()):
+            for m in pattern.finditer(_lower(text)):
                 low = int(next(g for g in m.groups() if g))
                 fits = [a for a in self._ages if re.match(r"\d+", a) and int(re.match(r"\d+", a)[0]) >= low]  # type: ignore[index]
                 if kind == "range":
                     fits = [a for a in self._ages if a.startswith(f"{low}-") and a.endswith(m[2])]
                     if fits:
                         value(m.start(), m.end(), Value({"customers.age_group": tuple(fits)}, m[0]))
-                elif fits and int(re.match(r"\d+", min(fits))[0]) == low and (m[0].endswith("+") or re.search(_AGED, text.lower())):  # type: ignore[index]
+                elif any(a.startswith(f"{low}-") or a == f"{low}+" for a in fits) and (
+                    re.search(r"\+$|older", m[0]) or re.search(_AGED, _lower(text))
+                ):
                     value(m.start(), m.end(), Value({"customers.age_group": tuple(fits)}, m[0]))
         people = r"\b(?:customers?|members?|shoppers?|people|users?|women|men|clients?|buyers?|cust\w+|everyone|those)\s(under|over|above|below)[ -](\d\d)s?\b(?!\s?(?:%|percent|\w*points|purchases|orders|days|dollars|tickets|visits))"
-        for m in re.finditer(people, text.lower()):
+        for m in re.finditer(people, _lower(text)):
             young = m[1] in ("under", "below")
             limit = int(m[2])
             bounds = [
@@ -506,9 +521,10 @@ class Linker:
             edge = any((high + 1 == limit) if young else low == limit for _, low, high in bounds)
             if fits and edge:
                 value(m.start(1), m.end(2), Value({"customers.age_group": tuple(fits)}, m[0]))
-        for m in re.finditer(r"\b(?:under|below|younger than)\s(?:the age of\s|age\s)?(\d{2})s?\b", text.lower()):
+        for m in re.finditer(r"\b(?:under|below|younger than)\s(?:the age of\s|age\s)?(\d{2})s?\b", _lower(text)):
             fits = [a for a in self._ages if re.fullmatch(r"\d+-\d+", a) and int(a.split("-")[1]) < int(m[1])]
-            if fits and re.search(_AGED, text.lower()):
+            edge = any(a.endswith(f"-{int(m[1]) - 1}") for a in fits)  # "under 30" is no number of whole groups
+            if edge and ("younger" in m[0] or re.search(_AGED, _lower(text))):
                 value(m.start(), m.end(), Value({"customers.age_group": tuple(fits)}, m[0]))
 
     def _searched(self, text: str, value: Any, free: Any) -> None:
