@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cache
@@ -34,9 +35,15 @@ FAR = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 
 
 def ask(client: httpx.Client, customer: str, count: int = 10, **body: Any) -> dict[str, Any]:
-    answer = client.post(PATH, json={"customerId": customer, "numRecommendations": count, **body})
-    assert answer.status_code == 200, answer.text
-    found = dict(answer.json())
+    """A whole answer: what a busy machine leaves out within the deadline is tested elsewhere."""
+    for _ in range(30):
+        answer = client.post(PATH, json={"customerId": customer, "numRecommendations": count, **body})
+        assert answer.status_code == 200, answer.text
+        found = dict(answer.json())
+        if not found["degraded"]:
+            break
+        time.sleep(0.5)
+    assert not found["degraded"]
     shown = found["recommendations"]
     assert [r["rank"] for r in shown] == list(range(1, len(shown) + 1))
     assert len({r["rewardId"] for r in shown}) == len(shown)
