@@ -254,6 +254,7 @@ async def test_ready_and_healthy(api) -> None:
 
 
 async def test_not_ready_says_what_is_missing(api) -> None:
+    await api.service.models.stop()  # what watches for versions would load it again
     api.service.models._holder = None
     answer = await api.http.get("/-/readyz")
     assert answer.status_code == 503

@@ -224,9 +224,9 @@ def test_bars_and_blocks_are_to_scale() -> None:
     assert asking.pretty("not (sql") == "not (sql"
 
 
-def test_without_a_model_the_command_says_how_to_get_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    monkeypatch.setitem(__import__("sys").modules, "nlq.translate", None)
+def test_without_a_model_the_command_says_how_to_get_one(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the translator of the product, whose model was taken away
+    monkeypatch.setattr("nlq.translate.ARTIFACT", tmp_path / "nothing")
     refused = run("how many customers?", "--warehouse", folder)
     assert isinstance(refused.exception, ArtifactError)
     assert "regulars train text-to-sql" in str(refused.exception)
