@@ -122,6 +122,7 @@ def decode(stepper: OnnxStepper, ids: np.ndarray, mask: np.ndarray, slots: Slots
         options: list[tuple[float, int, int, float, float]] = []
         for row, beam in enumerate(beams):
             allowed = np.fromiter((index[t] for t in beam.automaton.allowed()), np.int64)
+            allowed = allowed[allowed < logp.shape[1]]  # a model may be older than the newest words
             found = logp[row, allowed]
             whole = float(np.logaddexp.reduce(found))
             best = np.argsort(-found)[:width]

@@ -338,6 +338,21 @@ _NOT_SEARCHED = _PLAIN | frozenset(
 )
 
 
+_MENTION = re.compile(
+    r"\b(?:mention(?:s|ed|ing)?|talk(?:s|ed|ing)? about|with the (?:word|text|phrase|term)|contain(?:s|ed|ing)?|say(?:s|ing)?|(?:the|a) (?:word|term|phrase))\s+"
+    r"(?:(?:the|a) (?:word|term|phrase|text) )?(?:of |an? |the |their |our |being )?(?P<word>[A-Za-z][A-Za-z-]{2,})\b(?! (?:items?|products?|than|purchases?|orders?)\b)",
+    re.I,
+)
+_NO_MENTION = frozenset(
+    """
+    the any some more less than least most both all each every only same what which who how that this these those one two
+    three four five six seven eight nine ten word words text phrase term terms item items product products multiple several
+    different discount discounts offer offers reward rewards ticket tickets churn points customers members campaign
+    campaigns about and for with from
+    """.split()  # noqa: SIM905 - a list of words
+)
+
+
 def shared_words(names: Iterable[str]) -> set[str]:
     """Words, and pairs of words, that at least two names have in common and that are no plain words of questions."""
     counts: dict[str, int] = {}
@@ -397,6 +412,7 @@ class Linker:
         self._known_values(text, value, free)
         self._ages_in(text, value)
         self._searched(text, value, free)
+        self._mentioned(text, value, free)
         masked = list(_lower(text))
         for f in found:  # "Sol y Mar last year" holds no month
             masked[f.start : f.end] = "#" * (f.end - f.start)
@@ -538,6 +554,15 @@ class Linker:
                 if phrase in self.catalog.shared.get(column, ()) and free(start, m.end(1) - 1):
                     value(start, m.end(1) - 1, Value({column: (" ".join(taken),)}, phrase, like=True))
                     break
+
+    def _mentioned(self, text: str, value: Any, free: Any) -> None:
+        """ "tickets that mention a refund": the word that a text is searched for."""
+        for m in _MENTION.finditer(text):
+            word = m["word"]
+            if word.lower() in _NO_MENTION or not free(m.start("word"), m.end("word")):
+                continue
+            texts = {t: (word,) for t, f in fields().items() if f.type == "text" and not f.private}
+            value(m.start("word"), m.end("word"), Value(texts, word, like=True))
 
     def _fuzzy(self, text: str, value: Any, free: Any) -> None:
         """A word no one knows that is nearly a value: a misspelt city or category."""

@@ -16,10 +16,10 @@ import sqlglot.expressions as exp
 from contracts.errors import ContractError
 from contracts.tables import TIERS
 from nlq.link import Linked
-from nlq.program import Condition, Dimension, Metric, Program, Simple, Wrapped
+from nlq.program import Condition, Dimension, Having, Metric, Program, Simple, Wrapped
 from nlq.times import Window
 from nlq.types import ColumnKind, OutputColumn
-from nlq.vocabulary import CONSTANTS, DEFAULT_COLUMNS, ENTITIES, Field, fields
+from nlq.vocabulary import CONSTANTS, DEFAULT_COLUMNS, ENTITIES, PAIRED, TIME, UP, Field, fields
 
 _OPS: dict[str, type[exp.Binary]] = {"eq": exp.EQ, "ne": exp.NEQ, "gt": exp.GT, "ge": exp.GTE, "lt": exp.LT, "le": exp.LTE}
 _KEYS = {
@@ -132,6 +132,8 @@ class _Lowering:
             select = self.listing(p)
         elif self.crosses(p):
             select = self.crossing(p)
+        elif _tops(p):
+            select = self.of_the_largest(p)
         else:
             select = self.aggregate(p)
         return Lowered(select.sql("duckdb"), tuple(self.columns), _Describer(self.linked).describe(p))
@@ -191,15 +193,25 @@ class _Lowering:
             if d.bucket:
                 buckets.append(groups[-1])
         over = buckets[0] if buckets else None
-        outputs: list[exp.Expr] = []
+        firsts: list[tuple[exp.Expr, ColumnKind]] = []
         for number, m in enumerate(p.metrics):
             if number == 1:
                 self.second_metric = len(self.names)
-            for e, name, kind in self.metric(m, scope, over, [g for g in groups if g is not over]):
+            found = self.metric(m, scope, over, [g for g in groups if g is not over])
+            for e, name, kind in found:
                 select = self.put(select, e, name, kind)
-                outputs.append(e)
+            # Of a total and its share it is the share that "at least 10 %" speaks of.
+            firsts.append(
+                (
+                    found[-1 if isinstance(m, Wrapped) and m.fn != "vs" else 0][0],
+                    found[-1 if isinstance(m, Wrapped) and m.fn != "vs" else 0][2],
+                )
+            )
         wheres = self.wheres(p, scope)
-        havings = [self.having(h.compare, h.metric, h.operand, scope, p, groups) for h in p.having]
+        havings = [
+            self.having_shown(h, firsts) if isinstance(h.metric, str) else self.having(h.compare, h.metric, h.operand, scope, p)
+            for h in p.having
+        ]
         select = scope.onto(select)
         if wheres:
             select = select.where(*wheres)
@@ -222,8 +234,11 @@ class _Lowering:
     def ordered(self, select: exp.Select, p: Program, groups: list[exp.Expr], buckets: list[exp.Expr]) -> exp.Select:
         if p.order is None:
             return select.order_by(*[b.copy() for b in buckets]) if buckets else select
-        number = {"d0": 0, "m0": self.first_metric(p), "m1": self.second_metric}[p.order.ref]
-        name = self.names[min(number, len(self.names) - 1)]
+        if p.order.ref == "change":
+            name = next(n for n in self.names if n in ("change", "growth", "growth_percent"))
+        else:
+            number = {"d0": 0, "m0": self.first_metric(p), "m1": self.second_metric}[p.order.ref]
+            name = self.names[min(number, len(self.names) - 1)]
         by = exp.Ordered(this=exp.column(name), desc=p.order.descending, nulls_first=False)
         if p.order.each:
             partition = [exp.column(n) for n in self.names[: 2 if p.dimensions[0].target in ENTITIES else 1]]
@@ -294,6 +309,14 @@ class _Lowering:
             return [(value, metric_name(first), _kind(first)), (_divide(value.copy(), total), "share", "fraction")]
         if m.fn == "vs":
             return self.versus(m, first, scope)
+        if m.fn == "per":
+            unit = m.times[0]
+            units = exp.Count(this=exp.Distinct(expressions=[self.bucket(unit, scope.column(self.time_column(first.table)))]))
+            return [
+                (_divide(value, units), f"average_{metric_name(first)}_per_{unit}", "number" if _kind(first) == "number" else _kind(first))
+            ]
+        if m.fn == "topshare":
+            raise ContractError("the share of the largest few stands alone. Ask for it without groups and other figures")
         if over is None:
             raise ContractError(f"a {m.fn} figure goes from one period to the next, and none is named. Ask for it by month, or by week")
         order = exp.Order(expressions=[exp.Ordered(this=over.copy())])
@@ -321,8 +344,6 @@ class _Lowering:
 
     @staticmethod
     def time_column(table: str) -> str:
-        from nlq.vocabulary import TIME  # a small table, needed here only
-
         name = TIME.get(table)
         if name is None:
             raise ContractError(f"{table} has no time of its own, so two periods of it cannot be compared. Ask about another table")
@@ -342,7 +363,14 @@ class _Lowering:
             }[m.fn]()  # fmt: skip
         return exp.Filter(this=made, expression=exp.Where(this=exp.and_(*only))) if only else made
 
-    def having(self, compare: str, m: Simple, operand: str, scope: _Scope, p: Program, groups: list[exp.Expr]) -> exp.Expr:
+    def having_shown(self, h: Having, shown: Sequence[tuple[exp.Expr, ColumnKind]]) -> exp.Expr:
+        """A bound on a metric that is shown; one that looks at other rows is bounded after these are known, which SQL has no HAVING for."""
+        e, kind = shown[min(int(str(h.metric)[1:]), len(shown) - 1)]
+        if e.find(exp.Window):
+            raise ContractError("a share of the total or a change cannot be a condition. Ask for the whole table")
+        return _OPS[h.compare](this=_paren(e.copy()), expression=self.number(h.operand, None, fraction=kind == "fraction"))
+
+    def having(self, compare: str, m: Simple, operand: str, scope: _Scope, p: Program) -> exp.Expr:
         value = self.simple(m, scope)
         if operand != "mean":
             return _OPS[compare](this=value, expression=self.number(operand, fields().get(m.target) if m.fn != "distinct" else None))
@@ -356,13 +384,45 @@ class _Lowering:
         mean = exp.select(exp.Avg(this=exp.column("v"))).from_(each.subquery("per_group"))
         return _OPS[compare](this=value, expression=mean.subquery())
 
+    def of_the_largest(self, p: Program) -> exp.Select:
+        """What the largest few (or per cent) of an entity make of a total: each one's sum, ranked, then added up."""
+        wrapped = p.metrics[0]
+        percent = isinstance(wrapped, Wrapped) and wrapped.fn == "pct"
+        top = wrapped.parts[0] if percent and isinstance(wrapped, Wrapped) else wrapped
+        if len(p.metrics) != 1 or p.dimensions or p.having or p.order is not None or not isinstance(top, Wrapped):
+            raise ContractError("the share of the largest few stands alone. Ask for it without groups and other figures")
+        entity, operand = top.times
+        simple = top.parts[0]
+        if entity not in UP[p.table] or not isinstance(simple, Simple):
+            raise ContractError(f"{p.table} do not belong to {entity}. Ask for the largest of another thing")
+        scope = _Scope(self, p.table)
+        value = self.simple(simple, scope)
+        key = scope.column(f"{entity}.{_KEYS[entity]}")
+        wheres = [self.condition(c, scope) for c in p.conditions]
+        order = exp.Order(expressions=[exp.Ordered(this=value.copy(), desc=True)])
+        share_of = operand.startswith("N") and self.linked.numbers[int(operand[1:])].percent
+        # Of "the top 10 %" each one's place counts, from 0 to 1.
+        place = exp.Window(this=exp.Anonymous(this="PERCENT_RANK") if share_of else exp.RowNumber(), order=order)
+        each = scope.onto(exp.select(exp.alias_(value, "v"), exp.alias_(place, "place"))).group_by(key)
+        if wheres:
+            each = each.where(*wheres)
+        bound: exp.Expr = exp.LTE(this=exp.column("place"), expression=self.limit(operand))
+        if share_of:
+            bound = exp.LT(this=exp.column("place"), expression=_literal(self.linked.numbers[int(operand[1:])].value / 100))
+        total = exp.Sum(this=exp.column("v"))
+        share = _divide(exp.Filter(this=total.copy(), expression=exp.Where(this=bound)), total)
+        select = exp.Select()
+        if percent:
+            select = self.put(select, exp.Mul(this=exp.Literal.number(100), expression=_paren(share)), "percent", "percent")
+        else:
+            select = self.put(select, share, "share", "fraction")
+        return select.from_(each.subquery("each_one"))
+
     # ---- metrics of two tables
 
     @staticmethod
     def crosses(p: Program) -> bool:
-        from nlq.vocabulary import UP
-
-        simples = [*(s for m in p.metrics for s in _simples(m)), *(h.metric for h in p.having)]
+        simples = [*(s for m in p.metrics for s in _simples(m)), *(h.metric for h in p.having if isinstance(h.metric, Simple))]
         # Rows of a joined table come up once for each row that is counted: they can neither be counted nor, unless one fits one, be summed.
         return any(
             s.table not in UP[p.table] or (s.fn == "count" and s.table != p.table) or (s.fn == "sum" and p.table not in UP[s.table])
@@ -371,8 +431,6 @@ class _Lowering:
 
     def crossing(self, p: Program) -> exp.Select:
         """A ratio whose two sides count rows of different tables: each side by itself, then one over the other, group by group."""
-        from nlq.vocabulary import UP
-
         wrapped = p.metrics[0]
         percent = isinstance(wrapped, Wrapped) and wrapped.fn == "pct"
         ratio = wrapped.parts[0] if percent and isinstance(wrapped, Wrapped) else wrapped
@@ -434,6 +492,10 @@ class _Lowering:
             return exp.Not(this=found) if c.op == "hasnot" else found
         if c.op == "hasagg":
             return self.total_of_related(c, scope)
+        if c.op == "hasmore":
+            return self.more_than_before(c, scope)
+        if c.op == "hasin":
+            return self.soon_after_joining(c, scope)
         f = fields()[c.column]
         column = scope.column(c.column)
         made: exp.Expr
@@ -469,12 +531,40 @@ class _Lowering:
 
     @staticmethod
     def correlate(table: str, scope: _Scope, inner: _Scope) -> exp.Expr:
-        key = {"rewards": "reward_id", "campaigns": "campaign_id", "products": "product_id"}.get(scope.table, "customer_id")
+        key = _related_key(scope.table, table)
         return exp.EQ(this=inner.key(key), expression=scope.key(key))
+
+    def more_than_before(self, c: Condition, scope: _Scope) -> exp.Expr:
+        """A customer's total in one period against that in another; none is 0."""
+        assert c.metric is not None  # noqa: S101 - see Condition
+        totals = []
+        for slot in c.operands:
+            inner = _Scope(self, c.table, scope.depth + 1)
+            value = exp.Coalesce(this=self.simple(c.metric, inner), expressions=[exp.Literal.number(0)])
+            at = inner.column(self.time_column(c.table))
+            wheres = [self.within(at, self.window(slot), False), *(self.condition(i, inner) for i in c.inner)]
+            held = exp.EQ(this=inner.key("customer_id"), expression=scope.key("customer_id"))
+            totals.append(inner.onto(exp.select(value)).where(held, *wheres).subquery())
+        return exp.GT(this=totals[0], expression=totals[1])
+
+    def soon_after_joining(self, c: Condition, scope: _Scope) -> exp.Expr:
+        """Whether the customer did something within so many days of joining."""
+        joined = scope.column("customers.joined_at")
+        inner = _Scope(self, c.table, scope.depth + 1)
+        at = inner.column(self.time_column(c.table))
+        days = exp.Interval(this=self.number(c.operands[0], None), unit=exp.var("DAY"))
+        wheres = [
+            self.correlate(c.table, scope, inner) if scope.table in ("customers", "customer_risk_scores")
+            else exp.EQ(this=inner.key("customer_id"), expression=scope.key("customer_id")),
+            exp.GTE(this=at, expression=joined.copy()),
+            exp.LT(this=at.copy(), expression=exp.Add(this=joined.copy(), expression=days)),
+            *(self.condition(i, inner) for i in c.inner),
+        ]  # fmt: skip
+        return exp.Exists(this=inner.onto(exp.select(exp.Literal.number(1))).where(*wheres))
 
     def total_of_related(self, c: Condition, scope: _Scope) -> exp.Expr:
         assert c.metric is not None  # noqa: S101 - see Condition
-        key = {"rewards": "reward_id", "campaigns": "campaign_id", "products": "product_id"}.get(scope.table, "customer_id")
+        key = _related_key(scope.table, c.table)
         select, inner = self.related(c.table, scope)
         value = self.simple(c.metric, inner)
         wheres = [self.condition(i, inner) for i in c.inner]
@@ -567,13 +657,13 @@ class _Lowering:
             return (operand[1:],)
         return tuple(self.value(operand).columns[f.token])
 
-    def number(self, operand: str, f: Field | None, scope: _Scope | None = None) -> exp.Expr:
+    def number(self, operand: str, f: Field | None, scope: _Scope | None = None, *, fraction: bool = False) -> exp.Expr:
         if operand == "mean":
             if f is None or scope is None:
                 raise ContractError("an average of what is not clear. Ask with a number")
             inner = _Scope(self, f.table, 9)
             return inner.onto(exp.select(exp.Avg(this=inner.column(f.token)))).subquery()
-        fraction = f is not None and f.kind == "fraction"
+        fraction = fraction or (f is not None and f.kind == "fraction")
         if operand in CONSTANTS:
             return _literal(CONSTANTS[operand])
         if operand.startswith("T"):
@@ -597,6 +687,21 @@ class _Lowering:
         if end is not None:
             bounds.append(exp.LT(this=column.copy(), expression=make(end)))
         return exp.and_(*bounds)
+
+
+def _related_key(table: str, other: str) -> str:
+    """What joins the many rows of `other` to a row of `table`: an order has its items, everything else of a fact its customer's."""
+    if other == "transaction_items" and table in ("transactions", "transaction_items"):
+        return "transaction_id"
+    return {"rewards": "reward_id", "campaigns": "campaign_id", "products": "product_id"}.get(table, "customer_id")
+
+
+def _tops(p: Program) -> bool:
+    """Whether the first metric is the share of the largest few."""
+    m = p.metrics[0]
+    return isinstance(m, Wrapped) and (
+        m.fn == "topshare" or (m.fn == "pct" and isinstance(m.parts[0], Wrapped) and m.parts[0].fn == "topshare")
+    )
 
 
 def _unlike(name: str, taken: Sequence[str]) -> str:
@@ -742,10 +847,16 @@ class _Describer:
             text += ", where " + _joined([self.condition(c, p.table) for c in p.conditions])
         if p.having:
             text += ", only those with " + _joined(
-                [f"{self.metric(h.metric)} {_COMPARES[h.compare]} {self.operand(h.operand)}" for h in p.having]
+                [
+                    f"{self.metric(p.metrics[min(int(h.metric[1:]), len(p.metrics) - 1)] if isinstance(h.metric, str) else h.metric)} "
+                    f"{_COMPARES[h.compare]} {self.operand(h.operand)}"
+                    for h in p.having
+                ]
             )
         if p.order is not None:
             ref = self.column(p.order.ref, p.table) if "." in p.order.ref else {"m0": 0, "m1": 1}.get(p.order.ref, -1)
+            if p.order.ref == "change":
+                ref = "change"
             what = ref if isinstance(ref, str) else (self.metric(p.metrics[ref]) if ref >= 0 and ref < len(p.metrics) else "the group")
             text += f", {'highest' if p.order.descending else 'lowest'} {what} first"
             if p.order.limit:
@@ -780,6 +891,11 @@ class _Describer:
             return f"percentage: {first}"
         if m.fn == "vs":
             return f"{first} in {' compared with '.join(self.linked.times[int(t[1:])].label for t in m.times)}"
+        if m.fn == "per":
+            return f"{first} per {m.times[0]} on average"
+        if m.fn == "topshare":
+            n = self.operand(m.times[1]) if m.times[1] != "one" else "1"
+            return f"share of {first} that the top {n} {m.times[0]} make"
         return {"of_total": f"{first} and its share of the total", "growth": f"{first} and its change from the one before"}.get(
             m.fn, f"cumulative {first}"
         )
@@ -794,6 +910,14 @@ class _Describer:
             assert c.metric is not None  # noqa: S101
             where = _joined([self.condition(i, c.table) for i in c.inner])
             return f"{self.metric(c.metric)} is {_COMPARES[c.compare]} {self.operand(c.operands[0])}" + (f" with {where}" if where else "")
+        if c.op in PAIRED:
+            where = _joined([self.condition(i, c.table) for i in c.inner])
+            tail = f" with {where}" if where else ""
+            if c.op == "hasin":
+                return f"there are {_NOUNS.get(c.table, c.table)}{tail} within {self.operand(c.operands[0])} of joining"
+            assert c.metric is not None  # noqa: S101
+            first, second = (self.linked.times[int(t[1:])].label for t in c.operands)
+            return f"{self.metric(c.metric)}{tail} {first} is more than {second}"
         name = self.column(c.column, base)
         if c.op in ("during", "notduring"):
             label = self.linked.times[int(c.operands[0][1:])].label

@@ -26,7 +26,11 @@ from nlq.vocabulary import (
     CONSTANTS,
     DOWN,
     ENTITIES,
+    OF_PERSON,
+    OWNER,
+    PAIRED,
     SIMPLE,
+    SPREAD,
     TABLES,
     UP,
     WRAPPED,
@@ -73,7 +77,8 @@ class Simple:
 
 @dataclass(frozen=True)
 class Wrapped:
-    """A metric made from others: see WRAPPED. `share` and `only` carry conditions, `vs` two times."""
+    """A metric made from others: see WRAPPED and SPREAD. `share` and `only` carry conditions, `vs` two times, `per` a bucket, `topshare` an
+    entity and how many."""
 
     fn: str
     parts: tuple[Metric, ...]
@@ -90,7 +95,8 @@ Metric = Simple | Wrapped
 
 @dataclass(frozen=True)
 class Condition:
-    """op is one of CONDITIONS; `columns`/`operands` as the op needs; `table`, `metric`, `inner` for has and hasagg; `either` for or."""
+    """op is one of CONDITIONS or PAIRED; `column`/`operands` as the op needs; `table`, `metric`, `inner` for those that begin with has;
+    `either` for or."""
 
     op: str
     column: str = ""
@@ -112,15 +118,17 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Having:
+    """metric is one of its own, or m0, m1: the shown ones."""
+
     compare: str
-    metric: Simple
+    metric: Simple | str
     operand: str
 
 
 @dataclass(frozen=True)
 class Order:
-    """ref is m0, m1 (metrics), d0 (first dimension) or a column's token; limit a slot, a constant, `one` or empty; each: per first
-    dimension."""
+    """ref is m0, m1 (metrics), change (of vs and growth), d0 (first dimension) or a column's token; limit a slot, a constant, `one` or
+    empty; each: per first dimension."""
 
     descending: bool
     ref: str
@@ -173,6 +181,8 @@ class Automaton:
     metrics: int = 0
     dimensions: int = 0
     length: int = 0
+    changes: bool = False
+    taken: frozenset[str] = frozenset()
 
     def copy(self) -> Automaton:
         return replace(self, stack=list(self.stack))
@@ -256,10 +266,11 @@ class Automaton:
 
     # metrics; scope "" is free, "second" binds to the base
     def _see_metric(self, scope: str) -> frozenset[str]:
-        return frozenset((*SIMPLE, *WRAPPED)) - (frozenset() if self.slots.times else {"vs"})
+        return frozenset((*SIMPLE, *WRAPPED, *SPREAD)) - (frozenset() if self.slots.times else {"vs"})
 
     def _take_metric(self, token: str, scope: str) -> None:
         self.metrics += 1
+        self.changes |= token in ("vs", "growth")
         if token in SIMPLE:
             self._expect(("target", token, "" if scope == "" else self.base))
         elif token in ("share", "only"):
@@ -270,8 +281,36 @@ class Automaton:
             self._expect(("pctof",))
         elif token == "vs":
             self._expect(("simple", "number"), ("time",), ("time",))
+        elif token == "per":
+            self._expect(("additive",), ("unit",))
+        elif token == "topshare":
+            self._expect(("additive",), ("entity",), ("limitof",))
         else:
             self._expect(("simple", "number"))
+
+    def _see_additive(self) -> frozenset[str]:
+        return frozenset(("count", "sum"))
+
+    def _take_additive(self, token: str) -> None:
+        self._take_simple(token, "number")
+
+    def _see_unit(self) -> frozenset[str]:
+        return frozenset(("day", "week", "month", "quarter", "year"))
+
+    def _take_unit(self, token: str) -> None:
+        pass
+
+    def _see_entity(self) -> frozenset[str]:
+        return frozenset(t for t in UP[self.base] if t in ENTITIES) or frozenset(ENTITIES)
+
+    def _take_entity(self, token: str) -> None:
+        pass
+
+    def _see_limitof(self) -> frozenset[str]:
+        return frozenset(("one", *(f"N{i}" for i in range(self.slots.numbers)), *CONSTANTS))
+
+    def _take_limitof(self, token: str) -> None:
+        pass
 
     # "number": times can be compared by min and max, but neither be divided nor added up
     def _see_simple(self, need: str) -> frozenset[str]:
@@ -296,7 +335,7 @@ class Automaton:
         self._expect(("target", token, "", "number"))
 
     def _see_pctof(self) -> frozenset[str]:
-        return frozenset(("share", "ratio", "of_total", "growth"))
+        return frozenset(("share", "ratio", "of_total", "growth", "topshare"))
 
     def _take_pctof(self, token: str) -> None:
         self.metrics -= 1
@@ -353,12 +392,16 @@ class Automaton:
         return self._heads(scope) | closers
 
     def _heads(self, scope: str) -> frozenset[str]:
-        heads = set(CONDITIONS)
+        heads = {*CONDITIONS, *PAIRED}
         for ops, need in ((("during", "notduring"), "time"), (("true", "false"), "flag"), (("like",), "text")):
             if not self._see_column(scope, need) or (need == "time" and not self.slots.times):
                 heads -= set(ops)
         if not DOWN[scope]:
             heads -= {"has", "hasnot", "hasagg"}
+        if not any(t in OF_PERSON for t in DOWN[scope]) or "customers" not in UP[scope]:
+            heads -= set(PAIRED)
+        elif not self.slots.times:
+            heads.discard("hasmore")
         return frozenset(heads)
 
     def _take_conditions(self, token: str, scope: str, closer: str) -> None:
@@ -379,6 +422,7 @@ class Automaton:
         elif token in COMPARE:
             self._expect(("column", scope, "compare"), ("operand",))
         elif token in ("in", "notin"):
+            self.taken = frozenset()
             self._expect(("column", scope, "eq"), ("operand",), ("operands",))
         elif token == "like":
             self._expect(("column", scope, "text"), ("operand",))
@@ -394,6 +438,10 @@ class Automaton:
             self._expect(("related", scope))
         elif token == "hasagg":
             self._expect(("compareop",), ("relatedmetric", scope))
+        elif token == "hasmore":
+            self._expect(("comparedmetric", scope))
+        elif token == "hasin":
+            self._expect(("followed", scope))
         else:
             self._expect(("condition", scope), ("condition", scope))
 
@@ -430,15 +478,18 @@ class Automaton:
 
     def _see_operand(self) -> frozenset[str]:
         f = fields().get(self.column)
+        if self.column in ("m0", "m1"):
+            return frozenset(self._numbers())
         return frozenset(self._operands_of(f) if f else self._numbers() | {"mean"})
 
     def _take_operand(self, token: str) -> None:
-        pass
+        self.taken |= {token}
 
     def _see_operands(self) -> frozenset[str]:
-        return self._see_operand() | {")"}
+        return (self._see_operand() - self.taken) | {")"}
 
     def _take_operands(self, token: str) -> None:
+        self.taken |= {token}
         if token != ")":
             self._expect(("operands",))
 
@@ -469,11 +520,39 @@ class Automaton:
     def _see_relatedtarget(self, fn: str, scope: str) -> frozenset[str]:
         if fn == "count":
             return frozenset(DOWN[scope])
-        return _columns_of(DOWN[scope], ("number",) if fn != "distinct" else ("id", "text", "enum"))
+        if fn != "distinct":
+            return _columns_of(DOWN[scope], ("number",))
+        through = tuple(t for t, owner in OWNER.items() if owner in DOWN[scope] and t != scope)
+        return _columns_of((*DOWN[scope], *through), ("id", "text", "enum"))
 
     def _take_relatedtarget(self, token: str, fn: str, scope: str) -> None:
         self.column = token if fn not in ("count", "distinct") else ""
-        self._expect(("operand",), ("conditions", token.split(".")[0], ")"))
+        self._expect(("operand",), ("conditions", owner_of(token), ")"))
+
+    def _see_comparedmetric(self, scope: str) -> frozenset[str]:
+        return frozenset(("count", "sum"))
+
+    def _take_comparedmetric(self, token: str, scope: str) -> None:
+        self._expect(("comparedtarget", token, scope))
+
+    def _see_comparedtarget(self, fn: str, scope: str) -> frozenset[str]:
+        people = tuple(t for t in DOWN[scope] if t in OF_PERSON)
+        return frozenset(people) if fn == "count" else _columns_of(people, ("number",))
+
+    def _take_comparedtarget(self, token: str, fn: str, scope: str) -> None:
+        self._expect(("time",), ("time",), ("conditions", token.split(".")[0], ")"))
+
+    def _see_followed(self, scope: str) -> frozenset[str]:
+        return frozenset(t for t in DOWN[scope] if t in OF_PERSON)
+
+    def _take_followed(self, token: str, scope: str) -> None:
+        self._expect(("length",), ("conditions", token, ")"))
+
+    def _see_length(self) -> frozenset[str]:
+        return frozenset(self._numbers())
+
+    def _take_length(self, token: str) -> None:
+        pass
 
     # having and order
     def _see_having(self) -> frozenset[str]:
@@ -481,7 +560,16 @@ class Automaton:
 
     def _take_having(self, token: str) -> None:
         if not self._section(token, ("having",)):
-            self._expect(("simple", "number"), ("operand",))
+            self._expect(("havingof",), ("operand",))
+
+    def _see_havingof(self) -> frozenset[str]:
+        return frozenset((*SIMPLE, "m0", *(("m1",) if self.metrics > 1 else ())))
+
+    def _take_havingof(self, token: str) -> None:
+        if token in SIMPLE:
+            self._take_simple(token, "number")
+        else:
+            self.column = token
 
     def _see_order(self) -> frozenset[str]:
         return frozenset(("desc", "asc", "end")) if self.dimensions else frozenset(("end",))
@@ -493,7 +581,7 @@ class Automaton:
             self._expect(("reference",), ("limit",))
 
     def _see_reference(self) -> frozenset[str]:
-        return frozenset(("m0", "d0", *(("m1",) if self.metrics > 1 else ())))
+        return frozenset(("m0", "d0", *(("m1",) if self.metrics > 1 else ()), *(("change",) if self.changes else ())))
 
     def _take_reference(self, token: str) -> None:
         pass
@@ -548,6 +636,12 @@ def _tables_of(m: Metric) -> list[str]:
     return [m.table] if isinstance(m, Simple) else [t for p in m.parts for t in _tables_of(p)]
 
 
+def owner_of(target: str) -> str:
+    """The table whose rows a related metric counts: "different brands bought" are brands of items."""
+    table = target.split(".")[0]
+    return OWNER.get(table, table)
+
+
 class _Reader:
     def __init__(self, tokens: Sequence[str]) -> None:
         self.tokens, self.at = tokens, 0
@@ -600,6 +694,12 @@ class _Reader:
         if fn == "vs":
             part = self.metric()
             return Wrapped(fn, (part,), times=(self.next(), self.next()))
+        if fn == "per":
+            part = self.metric()
+            return Wrapped(fn, (part,), times=(self.next(),))
+        if fn == "topshare":
+            part = self.metric()
+            return Wrapped(fn, (part,), times=(self.next(), self.next()))
         return Wrapped(fn, (self.metric(),))
 
     def dimension(self) -> Dimension:
@@ -616,7 +716,14 @@ class _Reader:
             metric = self.metric()
             assert isinstance(metric, Simple)  # noqa: S101 - the automaton allows no other
             operand = self.next()
-            return Condition(op, table=metric.table, compare=compare, metric=metric, operands=(operand,), inner=self.nested())
+            table = owner_of(metric.target)
+            return Condition(op, table=table, compare=compare, metric=metric, operands=(operand,), inner=self.nested())
+        if op == "hasmore":
+            metric = self.metric()
+            assert isinstance(metric, Simple)  # noqa: S101 - the automaton allows no other
+            return Condition(op, table=metric.table, metric=metric, operands=(self.next(), self.next()), inner=self.nested())
+        if op == "hasin":
+            return Condition(op, table=self.next(), operands=(self.next(),), inner=self.nested())
         if op == "or":
             return Condition(op, either=(self.condition(), self.condition()))
         column = self.next()
@@ -627,6 +734,8 @@ class _Reader:
 
     def having(self) -> Having:
         compare = self.next()
+        if self.peek() in ("m0", "m1"):
+            return Having(compare, self.next(), self.next())
         metric = self.metric()
         assert isinstance(metric, Simple)  # noqa: S101 - the automaton allows no other
         return Having(compare, metric, self.next())
@@ -668,7 +777,7 @@ def _write(p: Program) -> list[str]:
             ["agg", *(t for m in p.metrics for t in _metric(m))],
             [t for d in p.dimensions for t in ([d.bucket, d.target] if d.bucket else [d.target])],
             [t for c in p.conditions for t in _condition(c)],
-            [t for h in p.having for t in (h.compare, *_metric(h.metric), h.operand)],
+            [t for h in p.having for t in (h.compare, *([h.metric] if isinstance(h.metric, str) else _metric(h.metric)), h.operand)],
             order,
         ]
     while len(sections) > 1 and not sections[-1]:
@@ -701,6 +810,11 @@ def _condition(c: Condition) -> list[str]:
     if c.op == "hasagg":
         assert c.metric is not None  # noqa: S101 - see Condition
         return [c.op, c.compare, *_metric(c.metric), *c.operands, *inner]
+    if c.op == "hasmore":
+        assert c.metric is not None  # noqa: S101 - see Condition
+        return [c.op, *_metric(c.metric), *c.operands, *inner]
+    if c.op == "hasin":
+        return [c.op, c.table, *c.operands, *inner]
     if c.op == "or":
         return [c.op, *(t for e in c.either for t in _condition(e))]
     return [c.op, c.column, *c.operands, *([")"] if c.op in ("in", "notin") else [])]

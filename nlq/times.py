@@ -226,6 +226,38 @@ def _between(m: re.Match[str], now: datetime) -> Window | None:
     return Window(first[0], second[1], m[0], (first[0], second[1])) if first[0] < second[1] else None
 
 
+def _days_of_month(m: re.Match[str], now: datetime) -> Window | None:
+    a, b = sorted((int(m["a"]), int(m["b"])))
+    year = f" {m['year']}" if m["year"] else ""
+    first, last = _point(f"{m['month']} {a}{year}", now), _point(f"{m['month']} {b}{year}", now)
+    if first is None or last is None:
+        return None
+    end = last[1] if last[1] > first[0] else add_months(last[1], 12)
+    return Window(first[0], end, m[0], (first[0], end))
+
+
+def _own_first(m: re.Match[str], now: datetime) -> Window:
+    count, unit = _count(m["n"]), _unit(m["unit"])
+    return Window(shift(now, -count, unit), None, m[0], None, count * unit_days(unit))
+
+
+_CHANGE = re.compile(
+    r"\b(?:gr[eo]w\w*|chang\w+|increas\w+|decreas\w+|drop\w*|r[io]se\w*|f[ae]ll\w*|declin\w+|improv\w+|differ\w+|compar\w+|shrank|gain\w*|went)\b"
+)
+
+
+def _two(m: re.Match[str], now: datetime) -> tuple[Window, Window] | None:
+    """ "Change between August and September 2025" compares two months, it does not span them."""
+    whole = _between(m, now)
+    second = _point(m["second"], now)
+    first = _point(m["first"], now)
+    if whole is None or whole.start is None or first is None or second is None or re.search(r"\d\b.*[a-z]|[a-z].*\b\d{1,2}\b", m["second"]):
+        return None
+    length = first[1] - first[0]
+    first = (whole.start, add_months(whole.start, 12) if length.days > 300 else add_months(whole.start, 3 if length.days > 80 else 1))
+    return Window(*first, m["first"], first), Window(*second, m["second"], second)
+
+
 def _in(m: re.Match[str], now: datetime) -> Window | None:
     at = _point(m["point"], now)
     return Window(*at, m[0], _point(m["point"], now, nearest=True)) if at else None
@@ -296,6 +328,17 @@ def _same_last_year(m: re.Match[str], now: datetime) -> Window:
 
 _LAST = r"(?:(?:the|our) )?(?:last|past|previous|preceding|most recent|trailing|prior|latest)"
 _RULES: tuple[tuple[str, Callable[[re.Match[str], datetime], Window | None]], ...] = (
+    (
+        r"(?:between |from |in |on |during )?(?:the )?(?:days )?(?P<a>\d{1,2})(?:st|nd|rd|th)? ?(?:and|to|till|until|through|-|–) ?(?:the )?(?P<b>\d{1,2})"
+        rf"(?:st|nd|rd|th)? (?:of )?{_MONTH}(?:,? (?:of )?{_YEAR})?",
+        _days_of_month,
+    ),
+    (
+        rf"(?:between |from |in |on |during )?{_MONTH} (?:the )?(?P<a>\d{{1,2}})(?:st|nd|rd|th)? ?(?:and|to|till|until|through|-|–) ?(?:the )?(?P<b>\d{{1,2}})"
+        rf"(?:st|nd|rd|th)?(?:,? {_YEAR})?",
+        _days_of_month,
+    ),
+    (rf"(?:in |within |during )?(?:their|his|her|its) (?:very )?first (?:{_NUMBER} )?{_UNIT}", _own_first),
     (rf"(?:between|from) (?P<first>{_POINT}) (?:and|to|till|until|through|thru|-) (?P<second>{_POINT})", _between),
     (rf"(?:since|from|starting(?: in| from)?) (?P<point>{_POINT})(?: on(?:wards?)?)?", _since),
     (rf"(?P<more>more than|over|at least|less than) {_NUMBER} {_UNIT} ago", _ago),
@@ -354,6 +397,9 @@ def find(text: str, now: datetime) -> Iterator[tuple[int, int, Window]]:
             if any(m.start() < e and s < m.end() for s, e, _ in taken):
                 continue
             if _is_plain_word(text, m):
+                continue
+            if make is _between and _CHANGE.search(text[: m.start()] + text[m.end() :]) and (both := _two(m, now)):
+                taken += [(*m.span(name), window) for name, window in zip(("first", "second"), both, strict=True)]
                 continue
             try:
                 window = make(m, now)

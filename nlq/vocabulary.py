@@ -157,11 +157,32 @@ ENTITIES = ("customers", "products", "rewards", "campaigns", "segments")
 COMPARE = ("gt", "ge", "lt", "le")
 SIMPLE = ("count", "distinct", "sum", "avg", "min", "max", "median")
 WRAPPED = ("share", "only", "ratio", "of_total", "growth", "vs", "pct", "cumulative")
+SPREAD = ("per", "topshare")
+"""More wrapped metrics: a total per day, week, …; what the largest few make of it."""
 BUCKETS = ("day", "week", "month", "quarter", "year", "weekday", "hour")
 CONDITIONS = (
-    "eq", "ne", *COMPARE, "in", "notin", "like", "null", "notnull", "true", "false", "between", "during", "notduring", "has", "hasnot",
-    "hasagg", "or",
-)  # fmt: skip
+    "eq",
+    "ne",
+    *COMPARE,
+    "in",
+    "notin",
+    "like",
+    "null",
+    "notnull",
+    "true",
+    "false",
+    "between",
+    "during",
+    "notduring",
+    "has",
+    "hasnot",
+    "hasagg",
+    "or",
+)
+PAIRED = ("hasmore", "hasin")
+"""More conditions: more in one period than in another; something within so many days of joining."""
+OWNER = {"products": "transaction_items", "rewards": "events", "campaigns": "events"}
+"""Many of these belong to a row through the rows of another table."""  # fmt: skip
 CONSTANTS: dict[str, float] = {f"#{c}": float(c) for c in ("0", "1", "2", "3", "4", "5", "10", "0.5", "30", "60", "90", "100")}
 NUMBER_SLOTS = 4
 VALUE_SLOTS = 4
@@ -183,7 +204,7 @@ def tokens() -> tuple[str, ...]:
             values[value_token(f, v)] = None
     return (
         "<pad>", "<start>", "end", ";", ")", "list", "agg", "refuse", *SIMPLE, *WRAPPED, *BUCKETS, *CONDITIONS, "desc", "asc", "m0", "m1", "d0",
-        "one", "each", "mean", *CONSTANTS, *SLOTS, *TABLES, *fields(), *values,
+        "one", "each", "mean", *CONSTANTS, *SLOTS, *TABLES, *fields(), *values, *SPREAD, *PAIRED, "change",
     )  # fmt: skip
 
 
