@@ -419,6 +419,8 @@ def _is_plain_word(text: str, m: re.Match[str]) -> bool:
         return True  # "the best 3 months" are three of them
     if word.isdigit():
         before = text[: m.start()].rstrip()
+        if re.search(r"\b20\d\d than$", before):
+            return False  # "more in 2026 than 2025"
         return not 2010 <= int(word) <= 2035 or bool(
             re.search(r"(?:[<>=$]|than|over|under|above|below|least|most|up to|exactly|exceeding)$", before)
         )
