@@ -202,6 +202,9 @@ class Catalog:
                     city, region = (part.strip() for part in value.rsplit(",", 1))
                     add(normalize(city), column, value)
                     add(_STATES.get(region, normalize(region)), column, value)
+                    if len(region) == 2 and region.isupper():
+                        stored = phrases.setdefault(f"{region.lower()} state", {}).setdefault(column, [])
+                        stored.append(value)
                 if len(listed) <= 200 and len(phrase) >= 5:
                     fuzzy.append(normalize(value.split(",")[0]))
         for store in values.get("transactions.store", ()):  # "the Austin stores" are those whose name begins with a city
@@ -348,7 +351,8 @@ _NO_MENTION = frozenset(
     the any some more less than least most both all each every only same what which who how that this these those one two
     three four five six seven eight nine ten word words text phrase term terms item items product products multiple several
     different discount discounts offer offers reward rewards ticket tickets churn points customers members campaign
-    campaigns about and for with from
+    campaigns about and for with from neither either nor not only just also even many few another other others nothing
+    something anything everything single exactly over under above below them
     """.split()  # noqa: SIM905 - a list of words
 )
 
@@ -409,6 +413,7 @@ class Linker:
 
         self._ids(text, value)
         self._quoted(text, value)
+        self._states(text, value)
         self._known_values(text, value, free)
         self._ages_in(text, value)
         self._searched(text, value, free)
@@ -489,6 +494,15 @@ class Linker:
                 texts = {t: (raw,) for t, f in fields().items() if f.type == "text" and not f.private}
                 value(m.start(), m.end(), Value(texts, raw, like=True))
 
+    def _states(self, text: str, value: Any) -> None:
+        """ "in TX": two capital letters behind a preposition, in a question that is not all capitals."""
+        if text.isupper():
+            return
+        for m in re.finditer(r"\b(?:in|from|of|for|across|within) ([A-Z]{2})\b", text):
+            found = self.catalog.phrases.get(f"{m[1].lower()} state")
+            if found and m[1] != "LA":
+                value(m.start(1), m.end(1), Value(found, m[1]))
+
     def _words(self, text: str) -> list[tuple[int, int, str]]:
         return [(m.start(), m.end(), normalize(m[0])) for m in re.finditer(r"[^\W_]+(?:['’][^\W_]+)?|&", text)]
 
@@ -519,7 +533,7 @@ class Linker:
                 low = int(next(g for g in m.groups() if g))
                 fits = [a for a in self._ages if re.match(r"\d+", a) and int(re.match(r"\d+", a)[0]) >= low]  # type: ignore[index]
                 if kind == "range":
-                    fits = [a for a in self._ages if a.startswith(f"{low}-") and a.endswith(m[2])]
+                    fits = self._whole_groups(low, int(m[2]))
                     if fits:
                         value(m.start(), m.end(), Value({"customers.age_group": tuple(fits)}, m[0]))
                 elif any(a.startswith(f"{low}-") or a == f"{low}+" for a in fits) and (
@@ -542,6 +556,13 @@ class Linker:
             edge = any(a.endswith(f"-{int(m[1]) - 1}") for a in fits)  # "under 30" is no number of whole groups
             if edge and ("younger" in m[0] or re.search(_AGED, _lower(text))):
                 value(m.start(), m.end(), Value({"customers.age_group": tuple(fits)}, m[0]))
+
+    def _whole_groups(self, low: int, high: int) -> list[str]:
+        """The age groups that make up exactly the ages from low to high; none when there are no such."""
+        bounds = sorted((int(a.split("-")[0]), int(a.split("-")[1]), a) for a in self._ages if re.fullmatch(r"\d+-\d+", a))
+        inside = [b for b in bounds if low <= b[0] and b[1] <= high]
+        whole = inside and inside[0][0] == low and inside[-1][1] == high and all(a[1] + 1 == b[0] for a, b in itertools.pairwise(inside))
+        return [b[2] for b in inside] if whole else []
 
     def _searched(self, text: str, value: Any, free: Any) -> None:
         """ "vegan products": a word that several names share, before the thing it is in."""

@@ -449,13 +449,13 @@ class Automaton:
         up = UP[scope]
         if need == "eq":
             found = _columns_of(up, ("id", "text", "enum", "number"))
-            return frozenset(c for c in found if self._operands_of(fields()[c]))
+            return frozenset(c for c in found if self._has_operand(fields()[c]))
         if need == "compare":
             return _columns_of(up, ("number",))
         if need == "number":
             return _columns_of(up, ("number",)) if self._numbers() else frozenset()
         if need == "text":
-            return frozenset(c for c in _columns_of(up, ("text",)) if self._operands_of(fields()[c]))
+            return frozenset(c for c in _columns_of(up, ("text",)) if self._has_operand(fields()[c]))
         if need == "flag":
             return _columns_of(up, ("flag",))
         if need == "time":
@@ -467,6 +467,10 @@ class Automaton:
 
     def _numbers(self) -> set[str]:
         return {f"N{i}" for i in range(self.slots.numbers)} | {f"T{i}" for i in self.slots.durations} | set(CONSTANTS)
+
+    def _has_operand(self, f: Field) -> bool:
+        """Whether `_operands_of` would find any, without making the set."""
+        return f.type in ("enum", "number") or any(f.token in columns for columns in self.slots.values)
 
     def _operands_of(self, f: Field) -> set[str]:
         slots = {f"V{i}" for i, columns in enumerate(self.slots.values) if f.token in columns}

@@ -242,7 +242,7 @@ def _own_first(m: re.Match[str], now: datetime) -> Window:
 
 
 _CHANGE = re.compile(
-    r"\b(?:gr[eo]w\w*|chang\w+|increas\w+|decreas\w+|drop\w*|r[io]se\w*|f[ae]ll\w*|declin\w+|improv\w+|differ\w+|compar\w+|shrank|gain\w*|went)\b"
+    r"\b(?:gr[eo]w\w*|chang\w+|increas\w+|decreas\w+|drop\w*|r[io]se\w*|f[ae]ll\w*|declin\w+|improv\w+|differ(?!ent)\w*|compar\w+|shrank|gain\w*|delta)\b"
 )
 
 
@@ -254,8 +254,35 @@ def _two(m: re.Match[str], now: datetime) -> tuple[Window, Window] | None:
     if whole is None or whole.start is None or first is None or second is None or re.search(r"\d\b.*[a-z]|[a-z].*\b\d{1,2}\b", m["second"]):
         return None
     length = first[1] - first[0]
-    first = (whole.start, add_months(whole.start, 12) if length.days > 300 else add_months(whole.start, 3 if length.days > 80 else 1))
+    months = next((n for n, days in ((12, 300), (3, 80), (1, 27)) if length.days > days), 0)
+    first = (whole.start, add_months(whole.start, months) if months else whole.start + length)
     return Window(*first, m["first"], first), Window(*second, m["second"], second)
+
+
+_SEASONS = {"spring": 3, "summer": 6, "autumn": 9, "fall": 9, "winter": 12}
+
+
+def _season(m: re.Match[str], now: datetime) -> Window:
+    """Three calendar months of the northern year; a winter is named after the year it begins in."""
+    groups = m.groupdict()
+    year = int(m["year"]) if groups.get("year") else now.year - (m["which"] == "last" and floor(now, "year").year == now.year)
+    start = datetime(year, _SEASONS[m["season"]], 1, tzinfo=UTC)
+    if not groups.get("year") and not m["which"] and start > now:
+        start = add_months(start, -12)
+    return Window(start, add_months(start, 3), m[0], (start, add_months(start, 3)))
+
+
+def _part_of_month(m: re.Match[str], now: datetime) -> Window | None:
+    at = _point(m["point"], now)
+    if at is None or not 27 < (at[1] - at[0]).days < 32:
+        return None
+    count = _count(m["n"]) if m["n"] else 1
+    days = count * (7 if m["unit"].startswith("week") else 1)
+    if days >= (at[1] - at[0]).days:
+        return None
+    if m["which"] == "first":
+        return Window(at[0], at[0] + timedelta(days=days), m[0], (at[0], at[0] + timedelta(days=days)))
+    return Window(at[1] - timedelta(days=days), at[1], m[0], (at[1] - timedelta(days=days), at[1]))
 
 
 def _in(m: re.Match[str], now: datetime) -> Window | None:
@@ -338,6 +365,14 @@ _RULES: tuple[tuple[str, Callable[[re.Match[str], datetime], Window | None]], ..
         rf"(?:st|nd|rd|th)?(?:,? {_YEAR})?",
         _days_of_month,
     ),
+    (
+        rf"(?:in |during |within |for )?(?:the )?(?P<which>first|last) (?:{_NUMBER} )?(?P<unit>days?|weeks?) (?:of|in) (?P<point>{_POINT})",
+        _part_of_month,
+    ),
+    (
+        rf"(?:in |during |since |over |for )?(?:the |this |(?P<which>last) )?(?P<season>spring|summer|autumn|winter|fall(?= of| (?:19|20)\d\d))(?:(?: of)? {_YEAR})?",
+        _season,
+    ),
     (rf"(?:in |within |during )?(?:their|his|her|its) (?:very )?first (?:{_NUMBER} )?{_UNIT}", _own_first),
     (rf"(?:between|from) (?P<first>{_POINT}) (?:and|to|till|until|through|thru|-) (?P<second>{_POINT})", _between),
     (rf"(?:since|from|starting(?: in| from)?) (?P<point>{_POINT})(?: on(?:wards?)?)?", _since),
@@ -413,7 +448,7 @@ def find(text: str, now: datetime) -> Iterator[tuple[int, int, Window]]:
 def _is_plain_word(text: str, m: re.Match[str]) -> bool:
     """ "may" and "march" alone are no months, and "over 2000" is no year."""
     word = m[0].lower().rstrip(".")
-    if re.match(r"(?:\d+|two|three|five|six|ten) \w+s$", word) and re.search(
+    if re.match(rf"(?:\d+|{'|'.join(SMALL)}) \w+s$", word) and re.search(
         r"\b(?:top|best|worst|bottom|highest|lowest|busiest|slowest|strongest|weakest|peak)$", text[: m.start()].rstrip()
     ):
         return True  # "the best 3 months" are three of them

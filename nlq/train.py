@@ -32,16 +32,15 @@ from contracts.errors import ArtifactError, ConfigError
 from contracts.settings import StackSettings, settings_config
 from embeddings.text import model_folder
 from nlq.corpus.bank import FOLDER, held_out, read
-from nlq.corpus.check import open_business, values_of
+from nlq.corpus.build import Recipe, chunks
+from nlq.corpus.build import write as lines_of
 from nlq.corpus.data import build
-from nlq.corpus.pairs import Pair, pairs
+from nlq.corpus.pairs import Pair
 from nlq.export import export
-from nlq.link import Catalog, Linker
 from nlq.model import ModelConfig, TextToSql, load_encoder
 from nlq.tokens import Tokens, marks
 from nlq.translate import FEATURES, FILES, MODEL, TOKENIZER
 from nlq.vocabulary import token_ids, tokens
-from warehouse.store import Warehouse
 
 CARD = "MODEL_CARD.md"
 LAST, WEIGHTS, PAIRS = "last.pt", "weights.pt", "pairs.jsonl"
@@ -57,8 +56,8 @@ class TextToSqlSettings(StackSettings):
     base: str | None = Field(
         None, description="folder or hub name of a Hugging Face encoder or encoder-decoder; all-MiniLM-L6-v2 of the text package when None"
     )
-    pairs: int = Field(160_000, ge=64, description="questions with programs to make")
-    bank_share: float = Field(0.5, ge=0, le=1, description="share of them from written phrases; the rest is composed by the grammar")
+    pairs: int = Field(330_000, ge=64, description="questions with programs to make")
+    bank_share: float = Field(0.6, ge=0, le=1, description="share of them from written phrases; the rest is composed by the grammar")
     execute: bool = Field(True, description="run every program on the sample warehouse and leave out what fails")
     epochs: float = Field(1.0, gt=0, le=100, description="passes over the pairs")
     batch_size: int = Field(64, ge=2)
@@ -167,20 +166,13 @@ def corpus(settings: TextToSqlSettings, folder: Path, console: Console) -> Path:
     if file.is_file() and stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return file
     root = sample(settings, folder)
-    connection = open_business(root, "biz-1")
-    linker = Linker(Catalog.read(connection, "biz-1", Warehouse(root).as_of("biz-1")), Tokens(model_folder() / "tokenizer.json").words())
-    made = pairs(
-        linker, values_of(connection), read(), np.random.default_rng(settings.seed), bank_share=settings.bank_share,
-        connection=connection if settings.execute else None,
-    )  # fmt: skip
+    recipe = Recipe(root, Tokens(model_folder() / "tokenizer.json").words(), settings.bank_share, settings.execute, settings.seed)
     temporary = file.with_suffix(".tmp")
     with _bar(console) as bar, temporary.open("w", encoding="utf-8") as out:
         task = bar.add_task("questions", total=settings.pairs)
-        for number, pair in enumerate(made):
-            if number == settings.pairs:
-                break
-            out.write(json.dumps([pair.text, pair.program, pair.source]) + "\n")
-            bar.advance(task)
+        for made in chunks(recipe, settings.pairs):
+            out.write(lines_of(made))
+            bar.advance(task, len(made))
     temporary.replace(file)
     stamp.write_text(wanted, encoding="utf-8")
     return file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ _BEFORE = (
     "quick question: ", "hello, ", "pls ", "do you know ", "let me know ", "i need ", "could you show me ", "what about ", "ok so ", "and ",
 )  # fmt: skip
 _AFTER = (" please", " pls", "?", "?", "?", "?", " thanks", ".", " ?", "??", " for me", " asap", " thank you")
+_RUNS = 2
+"""So often a program is run: what differs afterwards are values in its slots."""
 _MARK = re.compile(r"\[[A-Za-z0-9_.]+\]")
 
 
@@ -75,8 +78,10 @@ def pairs(
     """Endless pairs. One whose question does not link to what its program names is left out, and so is every program that is held out.
 
     Args:
-        connection: where given, each program is also lowered and executed, and left out if that fails.
+        connection: where given, each program is also lowered and executed the first times it comes, and left out if that fails.
     """
+    runs: Counter[str] = Counter()
+    failed: set[str] = set()
     grammar = Grammar(values, rng)
     held = {line.program for line in lines if held_out(line) and not line.program.startswith("refuse")}
     lines = [line for line in lines if not held_out(line)]
@@ -90,15 +95,20 @@ def pairs(
         else:
             question, program = grammar.draw()
             source = "grammar"
-        if program in held:
+        if program in held or program in failed:
             continue
         linked = linker.link(question)
         try:
             tree = parse(program, linked.slots())
             if len(program.split()) >= MAX_TOKENS:
                 continue
-            if connection is not None and tree.kind != "refuse":
-                connection.execute(lower(tree, linked, linker.catalog.as_of).sql).fetchmany(1)
-        except (ContractError, duckdb.Error):
+        except ContractError:
             continue
+        if connection is not None and tree.kind != "refuse" and runs[program] < _RUNS:
+            runs[program] += 1
+            try:
+                connection.execute(lower(tree, linked, linker.catalog.as_of).sql).fetchmany(1)
+            except (ContractError, duckdb.Error):
+                failed.add(program)
+                continue
         yield Pair(roughen(linked.text, rng), program, source)
