@@ -92,7 +92,17 @@ def expand(line: Line, values: Values, rng: np.random.Generator) -> str:
         ContractError: an unknown placeholder.
     """
     text = choose(line.question, rng)
-    text = re.sub(r"\{(\w+)(?::([\d.]+)-([\d.]+))?\}", lambda m: fill(m[1], m[2], m[3], values, rng, line.where), text)
+    taken: set[str] = set()
+
+    def filled(m: re.Match[str]) -> str:
+        for _ in range(6):  # "both tea and tea" asks nothing
+            found = fill(m[1], m[2], m[3], values, rng, line.where)
+            if m[1] not in _COLUMNS or found.lower() not in taken:
+                break
+        taken.add(found.lower())
+        return found
+
+    text = re.sub(r"\{(\w+)(?::([\d.]+)-([\d.]+))?\}", filled, text)
     return re.sub(r"\s+", " ", re.sub(r"\s+([?,.!])", r"\1", text)).strip()
 
 
