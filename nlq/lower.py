@@ -334,7 +334,9 @@ class _Lowering:
         if labels[0] == labels[1]:
             labels = ["first_period", "second_period"]
         for slot in m.times:
-            made.append(self.simple(first, scope, [self.within(column.copy(), self.window(slot), False)]))
+            value = self.simple(first, scope, [self.within(column.copy(), self.window(slot), False)])
+            # Who bought nothing in a period spent 0 in it: without that, what fell to nothing would have no change.
+            made.append(exp.Coalesce(this=value, expressions=[exp.Literal.number(0)]) if first.fn == "sum" else value)
         kind = _kind(first)
         change = exp.Sub(this=made[0].copy(), expression=made[1].copy())
         return [
@@ -346,7 +348,7 @@ class _Lowering:
     def time_column(table: str) -> str:
         name = TIME.get(table)
         if name is None:
-            raise ContractError(f"{table} has no time of its own, so two periods of it cannot be compared. Ask about another table")
+            raise ContractError(f"{table} has no time of its own, so it has no periods to compare or to average. Ask about another table")
         return name if "." in name else f"{table}.{name}"
 
     def simple(self, m: Simple, scope: _Scope, only: list[exp.Expr] | None = None) -> exp.Expr:
@@ -368,7 +370,12 @@ class _Lowering:
         e, kind = shown[min(int(str(h.metric)[1:]), len(shown) - 1)]
         if e.find(exp.Window):
             raise ContractError("a share of the total or a change cannot be a condition. Ask for the whole table")
-        return _OPS[h.compare](this=_paren(e.copy()), expression=self.number(h.operand, None, fraction=kind == "fraction"))
+        return _OPS[h.compare](this=_paren(e.copy()), expression=self.bound(h.operand, kind))
+
+    def bound(self, operand: str, kind: ColumnKind) -> exp.Expr:
+        """What a shown figure is held against; "12 %" of a figure that is no percentage is 0.12."""
+        percent = operand.startswith("N") and self.linked.numbers[int(operand[1:])].percent
+        return self.number(operand, None, fraction=kind == "fraction" or (percent and kind != "percent"))
 
     def having(self, compare: str, m: Simple, operand: str, scope: _Scope, p: Program) -> exp.Expr:
         value = self.simple(m, scope)
@@ -438,7 +445,7 @@ class _Lowering:
             len(p.metrics) != 1
             or not isinstance(ratio, Wrapped)
             or ratio.fn != "ratio"
-            or p.having
+            or any(isinstance(h.metric, Simple) for h in p.having)
             or (p.order is not None and p.order.each)
         ):
             raise ContractError("metrics of two tables can only be a ratio. Ask for one of them at a time")
@@ -478,6 +485,11 @@ class _Lowering:
             select = self.put(select, value, "average", "number")
         select = select.from_(sides[0].subquery("a"))
         select = select.join(sides[1].subquery("b"), on=exp.and_(*both)) if both else select.join(sides[1].subquery("b"), join_type="cross")
+        shown = exp.Mul(this=exp.Literal.number(100), expression=exp.paren(value.copy())) if percent else value
+        for h in p.having:
+            select = select.where(
+                _OPS[h.compare](this=_paren(shown.copy()), expression=self.bound(h.operand, "percent" if percent else "number"))
+            )
         return self.ordered(select, p, [], [])
 
     # ---- conditions
@@ -786,7 +798,7 @@ def _counts(m: Metric) -> bool:
 def _reaches(c: Condition, tables: Sequence[str]) -> bool:
     if c.op == "or":
         return all(_reaches(e, tables) for e in c.either)
-    if c.op in ("has", "hasnot", "hasagg"):
+    if c.op in ("has", "hasnot", "hasagg", *PAIRED):
         return "customers" in tables
     return c.column.split(".")[0] in tables
 
@@ -876,7 +888,7 @@ class _Describer:
             if m.fn == "count":
                 return f"number of {_NOUNS.get(m.target, m.target)}"
             name = self.column(m.target, "transactions")
-            return {"distinct": f"number of different {name}s", "sum": f"total {name}", "avg": f"average {name}"}.get(
+            return {"distinct": f"number of different {_plural(name)}", "sum": f"total {name}", "avg": f"average {name}"}.get(
                 m.fn, f"{m.fn}imum {name}" if m.fn != "median" else f"median {name}"
             )
         first = self.metric(m.parts[0])
@@ -947,6 +959,10 @@ class _Describer:
             return " or ".join(self.linked.values[int(o[1:])].columns.get(column, ())[:3])
         n = self.linked.numbers[int(o[1:])]
         return f"{n.value:g} %" if n.percent else f"{n.value:,g}"
+
+
+def _plural(name: str) -> str:
+    return f"{name[:-1]}ies" if name.endswith("y") else f"{name}s"
 
 
 def _joined(parts: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from nlq.evaluate import same_rows
 from nlq.guard import check
 from nlq.link import Linked, Number, Value
 from nlq.lower import Lowered, lower
-from nlq.program import Automaton, parse
+from nlq.program import Automaton, Program, Simple, Wrapped, parse
 from nlq.schema import PRIVATE_READER
 from nlq.times import Window, find
 from nlq.vocabulary import TABLES, fields
@@ -62,6 +62,20 @@ AUSTIN = values(customers__location=("Austin, TX", "Denver, CO", "Boston, MA"))
 SINCE = "TIMESTAMPTZ '2026-09-14 13:00:00+00'"
 LAST = "BETWEEN TIMESTAMPTZ '2026-09-01 00:00:00+00' AND TIMESTAMPTZ '2026-09-30 23:59:59.999999+00'"
 SPENT = "(SELECT customer_id, sum(amount) AS s, count(*) AS n FROM transactions GROUP BY customer_id)"
+OPENED = "ratio only count events eq events.event_type =email_open ) only count events eq events.event_type =email_sent )"
+COFFEE, BAKERY = values(products__category=("coffee",)), values(products__category=("bakery",))
+BASKETS = (
+    "(SELECT transaction_id, sum(quantity) AS units, list(DISTINCT category) AS categories FROM transaction_items "
+    "JOIN products USING (product_id) GROUP BY 1)"
+)
+IN_MONTH = (
+    "coalesce((SELECT sum(amount) FROM transactions t WHERE t.customer_id = customers.customer_id "
+    "AND month(occurred_at) = {} AND year(occurred_at) = 2026), 0)"
+)
+SOON = (
+    "(SELECT customer_id FROM transactions t JOIN customers c USING (customer_id) "
+    "WHERE t.occurred_at BETWEEN c.joined_at AND c.joined_at + INTERVAL {} DAY)"
+)
 
 CASES: list[tuple[str, Linked, str]] = [
     # counts, enums, values, conditions
@@ -446,6 +460,230 @@ CASES: list[tuple[str, Linked, str]] = [
         linked(),
         "SELECT customer_id, name, location, points_balance FROM customers WHERE membership_tier = 'GOLD'",
     ),
+    # a bound on the figure that is shown
+    (
+        f"agg {OPENED} ; campaigns ; ; lt m0 N0 end",
+        linked((60,)),
+        "SELECT c.campaign_id, c.name, o / s FROM (SELECT campaign_id, count(*) FILTER (event_type = 'email_open')::DOUBLE AS o, "
+        "count(*) FILTER (event_type = 'email_sent') AS s FROM events GROUP BY 1) JOIN campaigns c USING (campaign_id) "
+        "WHERE s > 0 AND o / s < 0.6",
+    ),
+    (
+        "agg share count customers eq customers.membership_tier =GOLD ) ; customers.location ; ; gt m0 N0 end",
+        linked((10,)),
+        "FROM (SELECT location, avg((membership_tier = 'GOLD')::INT) AS s FROM customers GROUP BY 1) WHERE s > 0.1",
+    ),
+    (
+        "agg pct share count customers eq customers.membership_tier =GOLD ) ; customers.location ; ; gt m0 N0 end",
+        linked((10,)),
+        "FROM (SELECT location, avg((membership_tier = 'GOLD')::INT) * 100 AS s FROM customers GROUP BY 1) WHERE s > 10",
+    ),
+    (
+        "agg ratio sum transactions.amount distinct transactions.customer_id ; transactions.channel ; ; gt m0 N0 end",
+        linked((100,)),
+        "FROM (SELECT channel, sum(amount)::DOUBLE / count(DISTINCT customer_id) AS s FROM transactions GROUP BY 1) WHERE s > 100",
+    ),
+    (
+        "agg ratio sum transactions.discount_amount sum transactions.amount ; transactions.store ; ; gt m0 N0 end",
+        replace(linked(), numbers=(Number(4, percent=True),)),  # a ratio of money, yet held against per cent
+        "FROM (SELECT store, sum(discount_amount)::DOUBLE / sum(amount) AS s FROM transactions WHERE store IS NOT NULL GROUP BY 1) "
+        "WHERE s > 0.04",
+    ),
+    (
+        "agg count transactions share count transactions eq transactions.channel =app ) ; customers.location ; ; "
+        "gt count transactions N0 gt m1 N1 end",
+        linked((20, 20)),
+        "FROM (SELECT location, count(*) AS n, avg((channel = 'app')::INT) AS s FROM transactions JOIN customers USING (customer_id) "
+        "GROUP BY 1) WHERE n > 20 AND s > 0.2",
+    ),
+    (
+        "agg ratio count tickets count customers ; customers.membership_tier ; ; gt m0 N0 end",
+        linked((0.1,)),
+        "FROM (SELECT membership_tier, (SELECT count(*) FROM tickets k JOIN customers d USING (customer_id) "
+        "WHERE d.membership_tier = c.membership_tier) / count(*) AS r FROM customers c GROUP BY 1) WHERE r > 0.1",
+    ),
+    (
+        "agg pct ratio count tickets count customers ; customers.membership_tier ; ; gt m0 N0 end",
+        linked((10,)),
+        "FROM (SELECT membership_tier, 100 * (SELECT count(*) FROM tickets k JOIN customers d USING (customer_id) "
+        "WHERE d.membership_tier = c.membership_tier) / count(*) AS r FROM customers c GROUP BY 1) WHERE r > 10",
+    ),
+    # an order and its own items
+    (
+        "agg count transactions ; ; has transaction_items eq products.category V0 ) has transaction_items eq products.category V1 ) end",
+        linked(values=(COFFEE, BAKERY)),
+        f"SELECT count(*) FROM {BASKETS} WHERE list_contains(categories, 'coffee') AND list_contains(categories, 'bakery')",
+    ),
+    (
+        "agg avg transactions.amount ; ; has transaction_items eq products.category V0 ) "
+        "hasnot transaction_items eq products.category V1 ) end",
+        linked(values=(COFFEE, BAKERY)),
+        f"SELECT avg(amount) FROM {BASKETS} JOIN transactions USING (transaction_id) "
+        "WHERE list_contains(categories, 'coffee') AND NOT list_contains(categories, 'bakery')",
+    ),
+    (
+        "agg count transactions ; transactions.channel ; hasagg eq sum transaction_items.quantity #1 ) end",
+        linked(),
+        f"SELECT channel, count(*) FROM {BASKETS} JOIN transactions USING (transaction_id) WHERE units = 1 GROUP BY 1",
+    ),
+    (
+        "agg pct share count transactions hasagg ge distinct products.category N0 ) ) end",
+        linked((2,)),
+        f"SELECT 100.0 * count(*) FILTER (len(categories) >= 2) / count(*) FROM {BASKETS}",
+    ),
+    (
+        "agg count transactions ; ; hasagg gt sum transaction_items.quantity mean ) end",
+        linked(),
+        f"SELECT count(*) FROM {BASKETS} WHERE units > (SELECT avg(units) FROM {BASKETS})",
+    ),
+    (
+        "agg count transaction_items ; products.category ; has transaction_items eq products.category V0 ) ne products.category V0 end",
+        linked(values=(COFFEE,)),
+        "SELECT p.category, count(*) FROM transaction_items i JOIN products p USING (product_id) WHERE p.category <> 'coffee' "
+        "AND transaction_id IN (SELECT transaction_id FROM transaction_items JOIN products q USING (product_id) "
+        "WHERE q.category = 'coffee') GROUP BY 1",
+    ),
+    (
+        "list customers ; has transactions has transaction_items eq products.category V0 ) "
+        "has transaction_items eq products.category V1 ) ) end",
+        linked(values=(COFFEE, BAKERY)),
+        f"SELECT customer_id, name FROM customers WHERE customer_id IN (SELECT customer_id FROM {BASKETS} JOIN transactions "
+        "USING (transaction_id) WHERE list_contains(categories, 'coffee') AND list_contains(categories, 'bakery'))",
+    ),
+    # different things, through items and events
+    (
+        "list customers ; hasagg ge distinct products.brand N0 during transactions.occurred_at T0 ) end",
+        linked((3,), times=("last month",)),
+        "SELECT customer_id, c.name FROM customers c JOIN transactions t USING (customer_id) JOIN transaction_items "
+        f"USING (transaction_id) JOIN products p USING (product_id) WHERE occurred_at {LAST} "
+        "GROUP BY ALL HAVING count(DISTINCT p.brand) >= 3",
+    ),
+    (
+        "agg count customers ; ; hasagg eq distinct transactions.channel N0 ) end",
+        linked((3,)),
+        "SELECT count(*) FROM (SELECT customer_id FROM transactions GROUP BY 1 HAVING count(DISTINCT channel) = 3)",
+    ),
+    (
+        "agg count customers ; ; hasagg ge distinct rewards.category N0 eq events.event_type =redemption ) end",
+        linked((2,)),
+        "SELECT count(*) FROM (SELECT customer_id FROM events JOIN rewards r USING (reward_id) WHERE event_type = 'redemption' "
+        "GROUP BY 1 HAVING count(DISTINCT r.category) >= 2)",
+    ),
+    # figures per day, week, month
+    (
+        "agg per sum transactions.amount day end",
+        linked(),
+        "SELECT avg(s) FROM (SELECT sum(amount)::DOUBLE AS s FROM transactions GROUP BY occurred_at::DATE)",
+    ),
+    (
+        "agg per count transactions month ; transactions.channel end",
+        linked(),
+        "SELECT channel, avg(n) FROM (SELECT channel, count(*) AS n FROM transactions "
+        "GROUP BY 1, date_trunc('month', occurred_at)) GROUP BY 1",
+    ),
+    (
+        "agg per count events week ; customers.membership_tier ; eq events.event_type =redemption ; ge m0 N0 end",
+        linked((1,)),
+        "SELECT membership_tier, avg(n) FROM (SELECT membership_tier, count(*) AS n FROM events JOIN customers USING (customer_id) "
+        "WHERE event_type = 'redemption' GROUP BY 1, date_trunc('week', occurred_at)) GROUP BY 1 HAVING avg(n) >= 1",
+    ),
+    (
+        "agg per sum transaction_items.quantity day ; weekday transactions.occurred_at end",
+        linked(),
+        "SELECT dayname(d), avg(s) FROM (SELECT occurred_at::DATE AS d, sum(quantity)::DOUBLE AS s FROM transaction_items "
+        "JOIN transactions USING (transaction_id) GROUP BY 1) GROUP BY 1",
+    ),
+    # what the largest few make of the whole
+    (
+        "agg topshare sum transactions.amount customers N0 end",
+        linked((5,)),
+        f"SELECT (SELECT sum(s) FROM (SELECT s FROM {SPENT} ORDER BY s DESC LIMIT 5))::DOUBLE / sum(amount) FROM transactions",
+    ),
+    (
+        "agg pct topshare sum transactions.amount customers N0 ; ; eq transactions.channel =app end",
+        replace(linked(), numbers=(Number(10, percent=True),)),
+        "WITH s AS (SELECT sum(amount)::DOUBLE AS s FROM transactions WHERE channel = 'app' GROUP BY customer_id) "
+        "SELECT 100 * list_sum(list_reverse_sort(list(s))[:ceil(count(*) * 0.1)::INT]) / sum(s) FROM s",
+    ),
+    (
+        "agg topshare count events rewards one ; ; eq events.event_type =redemption end",
+        linked(),
+        "SELECT max(n)::DOUBLE / sum(n) FROM (SELECT count(*) AS n FROM events JOIN rewards USING (reward_id) "
+        "WHERE event_type = 'redemption' GROUP BY reward_id)",
+    ),
+    (
+        "agg topshare sum transaction_items.quantity products N0 ; ; during transactions.occurred_at T0 end",
+        linked((3,), times=("last month",)),
+        "WITH s AS (SELECT sum(quantity)::DOUBLE AS s FROM transaction_items JOIN transactions USING (transaction_id) "
+        f"WHERE occurred_at {LAST} GROUP BY product_id) SELECT (SELECT sum(s) FROM (FROM s ORDER BY s DESC LIMIT 3)) / sum(s) FROM s",
+    ),
+    # more in one period than in another
+    (
+        "list customers ; hasmore sum transactions.amount T0 T1 ) end",
+        linked(times=("in august", "in september")),
+        f"SELECT customer_id, name FROM customers WHERE {IN_MONTH.format(8)} > {IN_MONTH.format(9)}",
+    ),
+    (
+        "agg pct share count customers hasmore sum transactions.amount T1 T0 ) ) end",
+        linked(times=("in august", "in september")),
+        f"SELECT 100.0 * count(*) FILTER ({IN_MONTH.format(9)} > {IN_MONTH.format(8)}) / count(*) FROM customers",
+    ),
+    (
+        "agg count customers ; ; hasmore count events T0 T1 eq events.event_type =app_open ) end",
+        linked(times=("in august", "in september")),
+        "SELECT count(*) FROM (SELECT customer_id FROM events WHERE event_type = 'app_open' GROUP BY 1 "
+        "HAVING count(*) FILTER (month(occurred_at) = 8) > count(*) FILTER (month(occurred_at) = 9))",
+    ),
+    (
+        "agg count transactions ; ; hasmore sum transaction_items.quantity T0 T1 ) end",  # the purchases of such customers
+        linked(times=("in august", "in september")),
+        "SELECT count(*) FROM transactions WHERE customer_id IN (SELECT customer_id FROM transactions JOIN transaction_items "
+        "USING (transaction_id) GROUP BY 1 HAVING sum(CASE month(occurred_at) WHEN 8 THEN quantity WHEN 9 THEN -quantity ELSE 0 END) > 0)",
+    ),
+    # within so many days of joining
+    (
+        "list customers ; hasin transactions T0 ) end",
+        linked(times=("within 30 days",)),
+        f"SELECT customer_id, name FROM customers WHERE customer_id IN {SOON.format(30)}",
+    ),
+    (
+        "agg share count customers hasin transactions N0 eq transactions.channel =app ) ) ; customers.membership_tier end",
+        linked((45,)),
+        "SELECT membership_tier, count(*) FILTER (customer_id IN (SELECT customer_id FROM transactions t JOIN customers c "
+        "USING (customer_id) WHERE channel = 'app' AND t.occurred_at BETWEEN c.joined_at AND c.joined_at + INTERVAL 45 DAY)) / count(*) "
+        "FROM customers GROUP BY 1",
+    ),
+    (
+        "agg count customers ; ; hasin transaction_items T0 eq products.category V0 ) end",
+        linked(values=(COFFEE,), times=("within 60 days",)),
+        "SELECT count(DISTINCT customer_id) FROM transactions t JOIN customers c USING (customer_id) JOIN transaction_items "
+        "USING (transaction_id) JOIN products p USING (product_id) WHERE p.category = 'coffee' "
+        "AND t.occurred_at BETWEEN c.joined_at AND c.joined_at + INTERVAL 60 DAY",
+    ),
+    (
+        "agg sum transactions.amount ; ; hasin tickets T0 ) end",
+        linked(times=("within 60 days",)),
+        "SELECT sum(amount) FROM transactions WHERE customer_id IN (SELECT customer_id FROM tickets k JOIN customers c "
+        "USING (customer_id) WHERE k.created_at BETWEEN c.joined_at AND c.joined_at + INTERVAL 60 DAY)",
+    ),
+    (
+        "agg ratio count transactions count customers ; ; hasin transactions T0 ) end",  # on both sides
+        linked(times=("within 30 days",)),
+        f"SELECT (SELECT count(*) FROM transactions WHERE customer_id IN {SOON.format(30)}) / count(*) FROM customers "
+        f"WHERE customer_id IN {SOON.format(30)}",
+    ),
+    # words in texts
+    (
+        "agg count tickets ; tickets.sentiment ; like tickets.text V0 end",
+        linked(values=(replace(values(tickets__text=("MY",)), like=True),)),
+        "SELECT sentiment, count(*) FROM tickets WHERE text ILIKE '%my%' GROUP BY 1",
+    ),
+    # the days of a month
+    (
+        "agg sum transactions.amount ; ; during transactions.occurred_at T0 end",
+        linked(times=("from 3 to 9 september",)),
+        "SELECT sum(amount) FROM transactions WHERE occurred_at::DATE BETWEEN '2026-09-03' AND '2026-09-09'",
+    ),
 ]
 
 
@@ -493,6 +731,36 @@ def test_of_each_group_the_first(business: duckdb.DuckDBPyConnection) -> None:
     assert len(found) == 6
 
 
+def test_the_order_of_a_change(business: duckdb.DuckDBPyConnection) -> None:
+    slots = linked((4,), times=("in august", "in september"))
+    both = (
+        "SELECT p.product_id, p.name, sum(i.amount) FILTER (month(occurred_at) = 8) AS a, "
+        "sum(i.amount) FILTER (month(occurred_at) = 9) AS s FROM transaction_items i JOIN transactions USING (transaction_id) "
+        "JOIN products p USING (product_id) GROUP BY ALL"
+    )
+    change = f"SELECT coalesce(s, 0) - coalesce(a, 0) FROM ({both})"
+    said = "agg vs sum transaction_items.amount T1 T0 ; products ; ; ; {} change N0 end"
+    for way in ("desc", "asc"):
+        rows = ask(business, lowered(said.format(way), slots).sql)
+        assert [r[4] for r in rows] == [c for (c,) in ask(business, f"{change} ORDER BY 1 {way} LIMIT 4")]
+        assert all(r[2] - r[3] == r[4] for r in rows)
+    # What was bought in one month and not in the other has changed, too.
+    every = ask(business, lowered("agg vs sum transaction_items.amount T1 T0 ; products end", slots).sql)
+    assert any(r[2] == 0 and r[3] > 0 and r[4] < 0 for r in every)
+    assert sorted(r[4] for r in every) == sorted(c for (c,) in ask(business, change))
+
+
+def test_the_order_of_growth(business: duckdb.DuckDBPyConnection) -> None:
+    monthly = "SELECT date_trunc('month', occurred_at)::DATE AS m, sum(amount)::DOUBLE AS s FROM transactions GROUP BY 1"
+    wanted = ask(business, f"SELECT m FROM (SELECT m, s / lag(s) OVER (ORDER BY m) AS g FROM ({monthly})) ORDER BY g DESC NULLS LAST")
+    rows = ask(business, lowered("agg growth sum transactions.amount ; month transactions.occurred_at ; ; ; desc change end", linked()).sql)
+    assert [(r[0],) for r in rows] == wanted
+    assert rows[-1][2] is None  # the first month has none before it
+    best = lowered("agg pct growth sum transactions.amount ; month transactions.occurred_at ; ; ; desc change one end", linked())
+    assert ask(business, best.sql)[0][0] == wanted[0][0]
+    assert [c.name for c in best.columns] == ["month", "revenue", "growth_percent"]
+
+
 def test_what_is_unknown_comes_last(business: duckdb.DuckDBPyConnection) -> None:
     for way in ("asc", "desc"):
         rows = ask(business, lowered(f"list customers ; ; {way} customers.last_purchase_at end", linked()).sql)
@@ -530,6 +798,9 @@ def test_a_column_that_comes_twice_has_two_names() -> None:
         ("agg ratio sum transactions.amount count transactions end", ["money"]),
         ("agg pct ratio count tickets count transactions end", ["percent"]),
         ("agg avg customer_risk_scores.churn_30 distinct customers.location end", ["fraction", "number"]),
+        ("agg per sum transactions.amount day per count transactions week end", ["money", "number"]),
+        ("agg topshare sum transactions.amount customers one end", ["fraction"]),
+        ("agg pct topshare count tickets customers #10 end", ["percent"]),
     ],
 )
 def test_what_the_columns_hold(said: str, kinds: list[str]) -> None:
@@ -570,6 +841,15 @@ def test_the_newest_score_counts_where_there_are_several() -> None:
         ("agg growth count transactions ; transactions.channel end", "a growth figure goes from one period to the next"),
         ("agg cumulative count transactions end", "a cumulative figure"),
         ("agg vs count products T0 T0 end", "products has no time of its own"),
+        ("agg per count products month end", "products has no time of its own"),
+        ("agg of_total sum transactions.amount ; transactions.store ; ; gt m0 #10 end", "cannot be a condition"),
+        ("agg growth sum transactions.amount ; month transactions.occurred_at ; ; gt m0 #10 end", "cannot be a condition"),
+        ("agg cumulative count tickets ; week tickets.created_at ; ; gt m0 #10 end", "cannot be a condition"),
+        ("agg ratio count tickets count transactions ; customers.gender ; ; gt avg tickets.rating #3 end", "only be a ratio"),
+        ("agg topshare count tickets customers #10 ; tickets.channel end", "the largest few stands alone"),
+        ("agg topshare count tickets customers #10 count tickets end", "the largest few stands alone"),
+        ("agg count tickets topshare count tickets customers #10 end", "the largest few stands alone"),
+        ("agg count tickets pct topshare count tickets customers #10 end", "the largest few stands alone"),
         ("agg count products ; ; between products.price mean #5 end", "an average of what is not clear"),
         ("refuse end", "a refusal has no SQL"),
     ],
@@ -577,6 +857,12 @@ def test_the_newest_score_counts_where_there_are_several() -> None:
 def test_what_cannot_be_said_in_sql_is_refused(said: str, why: str) -> None:
     with pytest.raises(ContractError, match=why):
         lowered(said, linked(times=("last month",)))
+
+
+def test_the_largest_of_what_the_rows_do_not_belong_to() -> None:
+    top = Wrapped("topshare", (Simple("sum", "transactions.amount"),), times=("products", "one"))
+    with pytest.raises(ContractError, match="transactions do not belong to products"):
+        lower(Program("agg", "transactions", metrics=(top,)), linked(), AS_OF)
 
 
 @pytest.mark.parametrize(
@@ -606,6 +892,34 @@ def test_what_cannot_be_said_in_sql_is_refused(said: str, why: str) -> None:
             linked(),
             "number of products, where price is not 4 and price is at least the average",
         ),
+        (
+            "agg per sum transactions.amount day ; transactions.store ; ; gt m0 N0 ; desc m0 end",
+            linked((80,)),
+            "total amount per day on average by store, only those with total amount per day on average over 80, "
+            "highest total amount per day on average first",
+        ),
+        (
+            "agg pct topshare sum transactions.amount customers N0 end",
+            replace(linked(), numbers=(Number(10, percent=True),)),
+            "percentage: share of total amount that the top 10 % customers make",
+        ),
+        ("agg topshare count events rewards one end", linked(), "share of number of events that the top 1 rewards make"),
+        (
+            "list customers ; hasmore sum transactions.amount T1 T0 eq transactions.channel =app ) hasin events T2 ) end",
+            linked(times=("last month", "this month", "within 30 days")),
+            "customers, where total amount with channel is app this month is more than last month "
+            "and there are events within 30 days of joining",
+        ),
+        (
+            "agg vs count tickets T0 T1 ; tickets.channel ; ; ; asc change one end",
+            linked(times=("last month", "this month")),
+            "number of tickets in last month compared with this month by channel, lowest change first, the first 1",
+        ),
+        (
+            "list customers ; hasagg ge distinct products.category N0 ) end",
+            linked((3,)),
+            "customers, where number of different product categories is at least 3",
+        ),
     ],
 )
 def test_the_reading_in_english(said: str, slots: Linked, reading: str) -> None:
@@ -633,7 +947,10 @@ OFFERED = [
     ),
     linked((3,), (Value({"customers.name": ("Ann",)}, "c"),), ("more than a year ago",)),
 ]
-LEAN = ("during", "has", "hasnot", "hasagg", "growth", "vs", "ratio", "share", "pct", "m1", "each", "mean", *TABLES)
+LEAN = (
+    "during", "has", "hasnot", "hasagg", "hasmore", "hasin", "growth", "vs", "ratio", "share", "pct", "per", "topshare", "change", "m0",
+    "m1", "each", "mean", *TABLES,
+)  # fmt: skip
 
 
 def said_at_random(draw: st.DataObject, slots: Linked, free: int) -> tuple[str, ...]:
