@@ -95,11 +95,12 @@ def expand(line: Line, values: Values, rng: np.random.Generator) -> str:
     taken: set[str] = set()
 
     def filled(m: re.Match[str]) -> str:
-        for _ in range(6):  # "both tea and tea" asks nothing
+        for _ in range(12):  # "both tea and tea" asks nothing
             found = fill(m[1], m[2], m[3], values, rng, line.where)
-            if m[1] not in _COLUMNS or found.lower() not in taken:
+            value = found.lower().split(",")[0] if m[1] == "city" else found.lower()
+            if m[1] not in _COLUMNS or value not in taken:
                 break
-        taken.add(found.lower())
+        taken.add(value)
         return found
 
     text = re.sub(r"\{(\w+)(?::([\d.]+)-([\d.]+))?\}", filled, text)

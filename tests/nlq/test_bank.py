@@ -99,6 +99,13 @@ def test_two_periods_of_one_question_belong_together() -> None:
     assert all(a != b for a, b in found)
 
 
+def test_a_value_is_not_named_twice_where_there_is_another() -> None:
+    for seed in range(40):
+        one, other = expand(line("{city}/{city}"), VALUES, rng(seed)).lower().split("/")
+        assert one.split(",")[0] != other.split(",")[0]
+    assert expand(line("{reward} or {reward}"), VALUES, rng()).lower() == "free latte or free latte"  # there is no other
+
+
 def test_an_unknown_placeholder_is_refused() -> None:
     with pytest.raises(ContractError, match=r"a.tsv:1: unknown placeholder \{town\}"):
         expand(line("in {town}"), VALUES, rng())

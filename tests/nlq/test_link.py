@@ -150,6 +150,51 @@ def test_a_word_that_several_names_share_is_searched_for(question: str, column: 
         assert value.columns[column.replace("rewards", "products")]
 
 
+@pytest.mark.parametrize(
+    ("question", "word"),
+    [
+        ("tickets that mention refunds", "refunds"),
+        ("tickets mentioning a courier last week", "courier"),
+        ("how many tickets contain the word Parking?", "Parking"),
+        ("complaints with the phrase stale", "stale"),
+        ("who talked about the barista", "barista"),
+        ("tickets that say cold", "cold"),
+        ("rewards whose description mentions friend", "friend"),
+    ],
+)
+def test_a_mentioned_word_is_looked_for_in_every_text(question: str, word: str) -> None:
+    linked = link(question)
+    (value,) = linked.values
+    assert value.like
+    assert value.columns["tickets.text"] == value.columns["rewards.description"] == (word,)
+    assert not any(fields()[c].private for c in value.columns)
+    assert "[V0] [like]" in linked.text
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "orders containing more than 3 items",
+        "orders that contain neither",
+        "baskets containing some products",
+        "baskets containing cheap items",
+        "tickets that mention it",
+        "what did they talk about",
+        "tickets mentioning 404",
+    ],
+)
+def test_what_is_not_mentioned(question: str) -> None:
+    assert link(question).values == ()
+
+
+def test_a_value_that_is_mentioned_is_the_value() -> None:
+    assert found("orders containing bakery") == [{"products.category": ("bakery",), "rewards.category": ("bakery",)}]
+    assert found("orders containing neither bakery nor coffee") == [
+        {"products.category": ("bakery",), "rewards.category": ("bakery",)},
+        {"products.category": ("coffee",), "rewards.category": ("coffee",)},
+    ]
+
+
 def test_a_quoted_text_is_looked_for_in_every_text() -> None:
     (value,) = link('tickets that say "arrived cold"').values
     assert value.like

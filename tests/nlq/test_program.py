@@ -92,6 +92,13 @@ def test_only_slots_that_the_question_offers_can_be_named() -> None:
         assert nowhere not in after("agg count customers ; ;", NOTHING).allowed()
     assert "vs" not in after("agg", NOTHING).allowed()
     assert "vs" in after("agg").allowed()
+    assert "hasmore" not in after("list customers ;", NOTHING).allowed()  # it compares two times
+    assert "hasmore" in after("list customers ;").allowed()
+    assert "hasin" in after("list customers ;", NOTHING).allowed()  # "half of them within #30 days"
+    assert after("list customers ; hasin transactions").allowed() == {"N0", "N1", "T1", *CONSTANTS}  # T1 is a length
+    assert after("list customers ; hasmore sum transactions.amount T1").allowed() == {"T0", "T1"}
+    assert after("agg topshare count events rewards").allowed() == {"N0", "N1", "one", *CONSTANTS}
+    assert after("agg share count events ) ; rewards ; ; gt m0").allowed() == {"N0", "N1", "T1", *CONSTANTS}  # no mean of it
     assert "eq" in after("agg count customers ; ;", NOTHING).allowed()  # enums and numbers need no slot
     assert "customers.location" not in after("agg count customers ; ; eq", NOTHING).allowed()
 
@@ -119,6 +126,9 @@ def test_only_slots_that_the_question_offers_can_be_named() -> None:
         ("agg count events ; ; null", {"id", "text", "enum", "number", "time", "date", "flag"}),
         ("agg count customers ; ; hasagg gt sum", {"number"}),
         ("agg count customers ; ; hasagg gt distinct", {"id", "text", "enum"}),
+        ("agg per sum", {"number"}),
+        ("agg topshare sum", {"number"}),
+        ("list customers ; hasmore sum", {"number"}),
         ("list customers ; ; desc", {"number", "time", "date", "text"}),
     ],
 )
@@ -155,7 +165,48 @@ def test_a_metric_beside_another_stays_within_its_reach() -> None:
     assert after("agg count customers ; customers.gender customers.location customers.age_group").allowed() == {";", "end"}
 
 
+def test_totals_per_unit_and_of_the_largest_are_of_what_adds_up() -> None:
+    assert after("agg per").allowed() == after("agg topshare").allowed() == {"count", "sum"}
+    assert after("agg per sum transactions.amount").allowed() == {"day", "week", "month", "quarter", "year"}  # no weekday, no hour
+    assert after("agg topshare sum transactions.amount").allowed() == {"customers", "segments"}
+    assert after("agg topshare count events").allowed() == {"customers", "segments", "rewards", "campaigns"}
+    assert after("agg pct").allowed() == {"share", "ratio", "of_total", "growth", "topshare"}
+
+
+def test_conditions_on_a_customer_need_one() -> None:
+    for table in ("customers", "customer_risk_scores", "transactions", "transaction_items", "events", "tickets"):
+        heads = after(f"list {table} ;").allowed()
+        assert {"hasmore", "hasin"} <= heads
+        assert after(f"list {table} ; hasin").allowed() == {"transactions", "transaction_items", "events", "tickets"}
+        assert after(f"list {table} ; hasmore").allowed() == {"count", "sum"}
+        assert after(f"list {table} ; hasmore count").allowed() == {"transactions", "transaction_items", "events", "tickets"}
+    for table in ("products", "rewards", "campaigns", "segments"):
+        assert not {"hasmore", "hasin"} & after(f"list {table} ;").allowed()
+
+
+def test_different_things_are_counted_through_the_rows_that_name_them() -> None:
+    through = {"products.brand", "products.category", "rewards.category", "campaigns.channel", "transactions.store", "events.reward_id"}
+    for table in ("customers", "transactions", "transaction_items"):
+        assert through <= after(f"list {table} ; hasagg ge distinct").allowed()
+    assert not {"products.brand", "products.name"} & after("list products ; hasagg ge distinct").allowed()
+    assert "rewards.category" not in after("list rewards ; hasagg ge distinct").allowed()
+    assert "rewards.category" in after("list campaigns ; hasagg ge distinct").allowed()
+
+
+def test_no_value_comes_twice_in_a_list() -> None:
+    assert "=GOLD" not in after("list customers ; in customers.membership_tier =GOLD").allowed()
+    assert ")" in after("list customers ; in customers.membership_tier =GOLD").allowed()
+    assert ")" not in after("list customers ; in customers.membership_tier").allowed()  # one at least
+    other = after("list customers ; in customers.membership_tier =GOLD ) notin customers.membership_tier")
+    assert "=GOLD" in other.allowed()  # another list
+
+
 def test_order_speaks_of_what_is_there() -> None:
+    assert after("agg vs count events T0 T1 ; events.channel ; ; ; desc").allowed() == {"m0", "d0", "change"}
+    assert after("agg pct growth count events ; month events.occurred_at ; ; ; asc").allowed() == {"m0", "d0", "change"}
+    assert after("agg count events ; events.channel ; ; gt").allowed() >= {"m0", "count", "avg"}
+    assert "m1" not in after("agg count events ; events.channel ; ; gt").allowed()
+    assert "m1" in after("agg count events count events ; events.channel ; ; gt").allowed()
     assert after("agg count customers ; customers.gender ; ; ; desc").allowed() == {"m0", "d0"}
     assert after("agg count customers avg customers.income ; customers.gender ; ; ; desc").allowed() == {"m0", "m1", "d0"}
     assert after("agg pct share count customers eq customers.gender =F ) ; customers.location ; ; ; desc").allowed() == {"m0", "d0"}
@@ -198,6 +249,20 @@ def test_the_tree() -> None:
     assert parse("refuse end") is REFUSE
     versus = parse("agg vs sum transactions.amount T0 T1 end").metrics
     assert versus == (Wrapped("vs", (Simple("sum", "transactions.amount"),), times=("T0", "T1")),)
+    assert parse("agg per count tickets week pct topshare count tickets customers #10 end").metrics == (
+        Wrapped("per", (Simple("count", "tickets"),), times=("week",)),
+        Wrapped("pct", (Wrapped("topshare", (Simple("count", "tickets"),), times=("customers", "#10")),)),
+    )
+    app = Condition("eq", "events.channel", ("=app",))
+    said = "list customers ; hasmore count events T1 T0 eq events.channel =app ) hasin events N0 eq events.channel =app ) end"
+    assert parse(said).conditions == (
+        Condition("hasmore", table="events", metric=Simple("count", "events"), operands=("T1", "T0"), inner=(app,)),
+        Condition("hasin", table="events", operands=("N0",), inner=(app,)),
+    )  # fmt: skip
+    brands = parse("list customers ; hasagg ge distinct products.brand N0 eq products.category V0 ) end").conditions[0]
+    assert (brands.table, brands.metric) == ("transaction_items", Simple("distinct", "products.brand"))
+    shown = parse("agg share count events ) count events ; rewards ; ; gt m0 N0 lt m1 #10 ; desc m1 end").having
+    assert shown == (Having("gt", "m0", "N0"), Having("lt", "m1", "#10"))
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,15 @@ WHOLE: list[tuple[str, str | None, str | None]] = [
     ("between 2026-01-05 and 2026-02-10", "2026-01-05", "2026-02-11"),
     ("between q1 and q2", "2026-01-01", "2026-07-01"),
     ("from 2024 to 2025", "2024-01-01", "2026-01-01"),
+    # the days of a month
+    ("from 1 to 7 september", "2026-09-01", "2026-09-08"),
+    ("between october 1 and 15", "2026-10-01", "2026-10-16"),  # begun, though it has not ended
+    ("between october 20 and 25", "2025-10-20", "2025-10-26"),
+    ("25-31 december 2025", "2025-12-25", "2026-01-01"),
+    ("on 3 and 4 july", "2026-07-03", "2026-07-05"),
+    ("from the 9th to the 3rd of june", "2026-06-03", "2026-06-10"),
+    ("during february 9–15 2026", "2026-02-09", "2026-02-16"),
+    ("in their first month", "2026-09-14 13:00", None),
     # ago
     ("two years ago", "2024-01-01", "2025-01-01"),
     ("3 months ago", "2026-07-01", "2026-08-01"),
@@ -233,6 +242,18 @@ def test_what_is_no_time(text: str) -> None:
         ("from last month to this month", ["last month", "this month"]),
         ("difference between last week and this week", ["last week", "this week"]),
         ("revenue in april and may", ["in april", "may"]),
+        # a change has two periods, everything else spans them
+        ("change between august and september 2025", ["august", "september 2025"]),
+        ("which category grew most from august to september", ["august", "september"]),
+        ("spend fell from q1 to q2 2026", ["q1", "q2 2026"]),
+        ("orders dropped from 2025 to 2026", ["2025", "2026"]),
+        ("revenue from august to september", ["from august to september"]),
+        ("different stores from august to september", ["from august to september"]),
+        ("growth from 1 to 7 september", ["from 1 to 7 september"]),
+        ("who spent more in 2026 than in 2025", ["in 2026", "in 2025"]),
+        ("who spent more 2026 than 2025", ["2026", "2025"]),
+        ("more than 2025 points", []),
+        ("31-32 june", ["june"]),
         ("march vs april", ["march", "april"]),
         ("last march", ["march"]),
         ("q1 versus q2 2025", ["q1", "q2 2025"]),
@@ -245,6 +266,15 @@ def test_what_is_no_time(text: str) -> None:
 )
 def test_several_in_one_question(text: str, found: list[str]) -> None:
     assert [words for words, _ in windows(text)] == found
+
+
+def test_two_periods_of_a_change_have_the_same_length_and_year() -> None:
+    for text, wanted in (
+        ("sales grew between august and september 2025", [("2025-08-01", "2025-09-01"), ("2025-09-01", "2025-10-01")]),
+        ("sales fell from q1 to q2 2026", [("2026-01-01", "2026-04-01"), ("2026-04-01", "2026-07-01")]),
+        ("sales rose from 2024 to 2025", [("2024-01-01", "2025-01-01"), ("2025-01-01", "2026-01-01")]),
+    ):
+        assert [(w.start, w.end) for _, w in windows(text)] == [(at(a), at(b)) for a, b in wanted]
 
 
 @pytest.mark.parametrize(
