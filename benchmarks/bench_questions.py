@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +16,7 @@ from rich.table import Table
 from benchmarks.harness import record, write_json
 from nlq.calibrate import DEVELOPMENT, Judge
 from nlq.corpus.data import build
-from nlq.scorecard import Retrieval, questions_of, questions_of_bank, score
+from nlq.scorecard import Retrieval, foreign_questions, questions_of, questions_of_bank, score
 from nlq.translate import ARTIFACT
 
 DATA = Path(__file__).parent.parent / "tests" / "nlq" / "data"
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=ARTIFACT, help="model folder")
     parser.add_argument("--home", type=Path, default=Path("var/questions"), help="where the sample warehouse is generated")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    parser.add_argument("--spider", type=Path, default=None, help="folder of spider_text_to_sql; of REGULARS_REALDATA where that is set")
     parser.add_argument("--no-peer", action="store_true", help="leave the peer out")
     asked = parser.parse_args()
     root = asked.home / "warehouse"
@@ -37,6 +39,9 @@ def main() -> None:
         *questions_of(judge, DATA / "questions.jsonl", "test"), *questions_of(judge, DATA / "refusals.jsonl", "test refusals"),
         *questions_of(judge, DEVELOPMENT, "development"), *questions_of_bank(judge),
     ]  # fmt: skip
+    spider = asked.spider or Path(os.environ.get("REGULARS_REALDATA", "../shared/data")) / "spider_text_to_sql"
+    if (spider / "schemas.json").is_file():
+        questions += foreign_questions(spider)
     peer = None if asked.no_peer else Retrieval(judge)
     rows = score(judge, questions, peer)
     if asked.json:

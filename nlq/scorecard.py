@@ -2,13 +2,14 @@
 
 Sets: `test` (written before training by somebody who saw only the schema, never trained on), `development` (likewise written; errors on it
 were looked at, and the confidence is fitted on it), `held-out templates` (lines of the bank whose programs were
-never trained on), and refusals.
+never trained on), refusals, and people's questions about other databases, which must be refused (`foreign_questions`).
 
 The peer is retrieval: the bank's nearest question by all-MiniLM-L6-v2, among those whose slots the question can fill, and its program.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -122,6 +123,35 @@ def questions_of_bank(judge: Judge, times: int = 2, seed: int = 9) -> list[Quest
                 continue
             found.append(Question(text, "held-out templates" if wanted else "held-out refusals", wanted))
     return found
+
+
+def foreign_questions(folder: Path, each: int = 6) -> list[Question]:
+    """People's questions about other databases: Spider's (Yu and others, EMNLP 2018), of the half of its databases that is held out here.
+
+    A model of one schema cannot answer them, and must not: every one has to be refused. Those about shops and customers of another schema
+    are a set of their own, since some of them can rightly be read as ours ("How many customers are there?").
+
+    Args:
+        folder: `spider_text_to_sql` of the public data sets.
+        each: questions of each database, the first by the hash of their text.
+    """
+
+    def place(text: str) -> int:
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+    shops = {schema["db_id"] for schema in json.loads((folder / "schemas.json").read_text(encoding="utf-8"))}
+    rows = duckdb.sql(
+        "SELECT db_id, question FROM read_parquet($file)", params={"file": str(folder / "questions_train.parquet")}
+    ).fetchall()
+    by_database: dict[str, list[str]] = {}
+    for database, question in rows:
+        if place(database) % 2:
+            by_database.setdefault(database, []).append(question)
+    return [
+        Question(q, "Spider, shops" if database in shops else "Spider, other subjects", ())
+        for database in sorted(by_database)
+        for q in sorted(by_database[database], key=place)[:each]
+    ]
 
 
 def score(
