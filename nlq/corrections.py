@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 import threading
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from contracts.errors import ConfigError, ContractError
 from nlq.types import OutputColumn, Translation
-from nlq.wording import meaning, normalise
+from nlq.wording import content, meaning, normalise
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 """Texts to float32 (N, D), L2 norm 1, as `embeddings.text.embed`."""
@@ -171,6 +173,24 @@ def read(path: Path, encode: Encode | None = None) -> Corrections:
                 f"{path} line {number} is no correction, needs q, sql and business_id as texts. Correct or delete it."
             ) from exc
     return corrections
+
+
+def by_words(texts: Sequence[str]) -> np.ndarray:
+    """Vectors without a network: words that carry meaning and their pairs in order, hashed to 1,024 places.
+
+    Of two texts with the same words they tell how much of the order is the same: all the vectors are needed for here.
+
+    Returns:
+        float32 (N, 1024), L2 norm 1 (0 for a text without such words).
+    """
+    found = np.zeros((len(texts), 1024), np.float32)
+    for row, text in enumerate(texts):
+        words = content(text)
+        for term in words:
+            found[row, zlib.crc32(term.encode()) % 1024] += 1
+        for a, b in pairwise(words):
+            found[row, zlib.crc32(f"{a} {b}".encode()) % 1024] += 2
+    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
 
 
 def minilm(cache_dir: Path | None = None) -> Encode | None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from contracts.api_query import MAX_ROWS
 from contracts.errors import ArtifactError, StackError, UnknownItem, UpstreamError
-from nlq.corrections import Correction, Corrections
+from nlq.corrections import Correction, Corrections, by_words
 from nlq.execute import AskSettings, Engine
 from nlq.guard import check
 from nlq.pipeline import Answer, Asker
@@ -60,7 +60,7 @@ class QuestionDesk:
         self._engine: Engine | None = None
         self._asker: Asker | None = None
         self._version = NO_MODEL
-        self._learnt, self._learning = _Learnt(Corrections()), asyncio.Lock()
+        self._learnt, self._learning = _Learnt(Corrections(by_words)), asyncio.Lock()
         self._deployed: object = None
         self._problem: StackError | None = None
         self._looked = float("-inf")
@@ -154,8 +154,8 @@ class QuestionDesk:
         if self._asker is None or deployed != self._deployed:
             try:
                 translator = await self._in_thread(lambda: self._open(self.settings, engine))
-                # The corrections are taken in anew: the model's sentence vectors tell which questions are the same.
-                self._learnt = _Learnt(Corrections(getattr(translator, "encode", None)))
+                # The corrections are taken in anew: a model may bring sentence vectors that tell better which questions are the same.
+                self._learnt = _Learnt(Corrections(getattr(translator, "encode", None) or by_words))
                 self._asker, self._version = Asker(translator, engine, self._learnt.memory), version_of(translator)
                 self._problem, self._deployed = None, deployed
                 logger.warning("questions are answered by %s", self._version)

@@ -11,7 +11,7 @@ import pytest
 
 from contracts.errors import ArtifactError, ConfigError, ContractError
 from nlq import corrections as module
-from nlq.corrections import NEAR_CONFIDENCE, Correction, Corrections, minilm, read
+from nlq.corrections import NEAR_CONFIDENCE, Correction, Corrections, by_words, minilm, read
 from nlq.types import OutputColumn
 from nlq.wording import meaning, normalise
 
@@ -88,6 +88,22 @@ def test_case_punctuation_and_spaces_do_not_matter() -> None:
 
 def test_without_an_encoder_only_equal_texts_are_found() -> None:
     assert kept(one(SAME[0][0])).find(SAME[0][1], "biz-1") is None
+
+
+@pytest.mark.parametrize(("a", "b"), SAME)
+def test_words_and_their_order_do_where_no_encoder_is(a: str, b: str) -> None:
+    found = kept(one(a), encode=by_words).find(b, "biz-1")
+    assert found is not None
+    assert 0.75 <= found.similarity <= 1.001
+
+
+def test_the_same_words_in_another_order_are_another_question() -> None:
+    asked = "gold customers in Austin whose friends in Boston are silver customers"
+    turned = "silver friends in Boston whose customers in Austin are gold customers"
+    assert meaning(asked) == meaning(turned)
+    assert kept(one(asked), encode=by_words).find(turned, "biz-1") is None
+    assert np.allclose(np.linalg.norm(by_words([asked, turned]), axis=1), 1)
+    assert not by_words(["of the"]).any()
 
 
 def test_a_low_cosine_is_not_the_same() -> None:
