@@ -39,20 +39,31 @@ class TensorSpec:
     Attributes:
         name: as in the ONNX graph and in Triton's config.
         dtype: NumPy name, for example `float32`.
-        shape: sizes after the batch dimension.
+        shape: sizes after the batch dimension; -1 where a request chooses.
+        sizes: smallest, usual and largest of each -1 of an input, in order, for what is compiled for a range of shapes.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    sizes: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def triton_dtype(self) -> str:
         return _TRITON[self.dtype]
 
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether sizes without the batch dimension are this tensor's."""
+        return len(shape) == len(self.shape) and all(wanted in (-1, found) for wanted, found in zip(self.shape, shape, strict=True))
+
+    def shaped(self, which: int) -> tuple[int, ...]:
+        """The shape with each -1 replaced by its smallest (0), usual (1) or largest (2) size."""
+        free = iter(self.sizes)
+        return tuple(next(free)[which] if size == -1 else size for size in self.shape)
+
     def check(self, array: np.ndarray) -> None:
         """Raise ShapeError unless `array` is (B, *shape) of this dtype."""
-        if array.dtype != np.dtype(self.dtype) or array.ndim != len(self.shape) + 1 or tuple(array.shape[1:]) != self.shape:
+        if array.dtype != np.dtype(self.dtype) or not self.fits(array.shape[1:]):
             raise ShapeError(
                 f"tensor {self.name} is {array.dtype} {tuple(array.shape)}, must be {self.dtype} (B, {', '.join(map(str, self.shape))}). "
                 "Build it with features.sequences."

@@ -80,10 +80,11 @@ def _parse_output(spec: ModelSpec, tensor: TensorSpec, found: tuple[Any, bytes] 
     if found is None:
         raise UpstreamError(f"{spec.name} answered without {tensor.name}. Compare its config.pbtxt with contracts/tensors.py")
     output, content = found
-    shape = (rows, *tensor.shape)
+    found_shape = tuple(output.shape)
+    shape = found_shape if found_shape[:1] == (rows,) and tensor.fits(found_shape[1:]) else (rows, *tensor.shape)
     dtype = np.dtype(tensor.dtype)
-    expected = int(np.prod(shape)) * dtype.itemsize
-    if output.datatype != tensor.triton_dtype or tuple(output.shape) != shape or len(content) != expected:
+    expected = abs(int(np.prod(shape))) * dtype.itemsize
+    if output.datatype != tensor.triton_dtype or found_shape != shape or len(content) != expected:
         raise UpstreamError(
             f"{spec.name} answered {tensor.name} as {output.datatype} {tuple(output.shape)} of {len(content)} bytes, must be "
             f"{tensor.triton_dtype} {shape} of {expected} bytes. An empty one means NumPy 2 in the model server's environment: make setup"

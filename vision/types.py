@@ -22,11 +22,13 @@ class Picture:
         pixels: uint8 (H, W, 3), RGB.
         sha256: of the file as it came, in hex.
         format: JPEG, PNG or WEBP.
+        scale: pixels of the upright upload for each pixel here, along each side; more than 1 where a very large one was decoded smaller.
     """
 
     pixels: np.ndarray
     sha256: str
     format: str
+    scale: int = 1
 
     @property
     def width(self) -> int:
@@ -43,11 +45,15 @@ class TextLine:
 
     Attributes:
         confidence: of the reading, 0 to 1.
+        characters: confidence of each character of `text`, where the engine tells.
+        alternatives: for each character of `text`, what it might be instead with its probability, likeliest first; where the engine tells.
     """
 
     quad: Quad
     text: str
     confidence: float
+    characters: tuple[float, ...] = ()
+    alternatives: tuple[tuple[tuple[str, float], ...], ...] = ()
 
 
 class OcrEngine(Protocol):

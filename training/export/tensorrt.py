@@ -30,12 +30,13 @@ OPTIMAL_BATCH = 32
 WORKSPACE_BYTES = 2 * 2**30
 
 SUPPORTED_OPERATORS = frozenset({
-    "Abs", "Add", "And", "ArgMax", "Cast", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "Cos", "CumSum", "Div", "Einsum",
-    "Equal", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather", "GatherElements", "Gelu", "Gemm", "Greater", "GreaterOrEqual",
-    "Identity", "LSTM", "LayerNormalization", "Less", "LessOrEqual", "Log", "MatMul", "Max", "Mean", "Min", "Mul", "Neg", "Not", "Or",
-    "Pow", "Range", "Reciprocal", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Relu", "Reshape", "ScatterElements",
-    "Shape", "Sigmoid", "Sign", "Sin", "Slice", "Softmax", "Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile",
-    "Transpose", "Trilu", "Unsqueeze", "Where", "Xor",
+    "Abs", "Add", "And", "ArgMax", "AveragePool", "BatchNormalization", "Cast", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape",
+    "Conv", "ConvTranspose", "Cos", "CumSum", "Div", "Einsum", "Equal", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather",
+    "GatherElements", "Gelu", "Gemm", "GlobalAveragePool", "Greater", "GreaterOrEqual", "HardSigmoid", "Identity", "LSTM",
+    "LayerNormalization", "Less", "LessOrEqual", "Log", "MatMul", "Max", "MaxPool", "Mean", "Min", "Mul", "Neg", "Not", "Or", "Pow",
+    "Range", "Reciprocal", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Relu", "Reshape", "Resize", "Round",
+    "ScatterElements", "Shape", "Sigmoid", "Sign", "Sin", "Slice", "Softmax", "Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Sum",
+    "Tanh", "Tile", "TopK", "Transpose", "Trilu", "Unsqueeze", "Where", "Xor",
 })  # fmt: skip
 """Operators that the ONNX parser of TensorRT 10 takes and that our kind of model may use. Source: onnx-tensorrt, docs/operators.md."""
 
@@ -79,9 +80,9 @@ class EngineRecord:
 
 
 def profiles(spec: ModelSpec) -> list[Profile]:
-    """One optimisation profile's shapes: a batch of 1, of 32 and of the largest."""
+    """One optimisation profile's shapes: a batch of 1, of 32 and of the largest, each with the smallest, usual and largest free sizes."""
     usual = min(OPTIMAL_BATCH, spec.max_batch_size)
-    return [Profile(t.name, (1, *t.shape), (usual, *t.shape), (spec.max_batch_size, *t.shape)) for t in spec.inputs]
+    return [Profile(t.name, (1, *t.shaped(0)), (usual, *t.shaped(1)), (spec.max_batch_size, *t.shaped(2))) for t in spec.inputs]
 
 
 def unsupported_operators(path: Path) -> list[str]:

@@ -18,6 +18,8 @@ import onnxruntime as ort
 import triton_python_backend_utils as pb
 
 DEFAULT_FILE = "model.onnx"
+FREE_SIZE = 64
+"""What a size that a request chooses (-1 in config.pbtxt) is in the warm-up: pictures are sent in multiples of 32."""
 
 
 def _threads(config):
@@ -72,7 +74,7 @@ class TritonPythonModel:
         for rows in sorted({1, max(1, self.max_batch_size)}):
             head = [rows] if self.max_batch_size > 0 else []
             feed = {
-                i["name"]: np.zeros(head + [max(1, int(d)) for d in i["dims"]], dtype=pb.triton_string_to_numpy(i["data_type"]))
+                i["name"]: np.zeros(head + [int(d) if int(d) > 0 else FREE_SIZE for d in i["dims"]], dtype=pb.triton_string_to_numpy(i["data_type"]))
                 for i in config["input"]
             }
             self.session.run(self.outputs, feed)
