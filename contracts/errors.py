@@ -9,6 +9,8 @@ StackError
     Forbidden        a valid key, but not for this
     Conflict         the same id with other content
     TooLarge         a body over the limit
+    WrongType        a file that is not of a kind we read
+    PictureRefused   a picture that is damaged, or not decoded for safety; `reason` says why
     QueryRefused     SQL that may not be run; `reason` says which rule
   ArtifactError    missing, stale or mismatched file                       exit 3
   UpstreamError    Triton, index or database, 5xx                          exit 4
@@ -99,6 +101,30 @@ class TooLarge(ContractError):
     status = 413
     title = "Request too large"
     slug = "too-large"
+
+
+class WrongType(ContractError):
+    """A file that is, by its content, not of a kind that this route reads."""
+
+    status = 415
+    title = "File type not supported"
+    slug = "wrong-type"
+
+
+class PictureRefused(ContractError):
+    """A picture that is damaged, or that is not decoded for safety.
+
+    Args:
+        message: what is wrong with it, what is allowed, what to do.
+        reason: one word for machines, of those that `vision.containers.REASONS` lists.
+    """
+
+    title = "Picture refused"
+    slug = "picture-refused"
+
+    def __init__(self, message: str, reason: str = "damaged") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ArtifactError(StackError):
