@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -246,6 +246,26 @@ class BlockingTritonClient:
         """See TritonClient.infer."""
         request, rows = build_request(spec, inputs, version)
         return parse_response(spec, self._call("ModelInfer", request, f"{spec.name} version {version or 'newest'}"), rows)
+
+    def infer_all(self, spec: ModelSpec, batches: Sequence[Mapping[str, np.ndarray]], version: str = "") -> list[dict[str, np.ndarray]]:
+        """`infer` of several batches that are sent at once, answers in their order; the deadline is for all of them together.
+
+        Raises:
+            as `infer`, of the first that failed; the others are given up.
+        """
+        requests = [build_request(spec, inputs, version) for inputs in batches]
+        until = time.monotonic() + self.deadline_s
+        calls = [(self._stub.ModelInfer.future(request, timeout=self.deadline_s), rows) for request, rows in requests]
+        try:
+            return [parse_response(spec, call.result(timeout=max(0.0, until - time.monotonic()) + 1), rows) for call, rows in calls]
+        except (grpc.RpcError, grpc.FutureTimeoutError) as exc:
+            what = f"{spec.name} version {version or 'newest'}"
+            if isinstance(exc, grpc.RpcError):
+                raise to_stack_error(exc, what, self.deadline_s) from exc
+            raise UpstreamTimeout(f"the model server gave no answer to {what} within {self.deadline_s * 1000:.0f} ms. Try again") from exc
+        finally:
+            for call, _ in calls:
+                call.cancel()
 
     def send(self, request: service_pb2.ModelInferRequest, what: str) -> service_pb2.ModelInferResponse:
         """One inference of a model whose tensors are not a ModelSpec's: built and read by the caller. Raises as `infer` does."""

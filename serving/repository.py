@@ -4,6 +4,7 @@
     <repository>/user_tower/7/model.onnx      one folder per version (model.plan for TensorRT)
 
     <repository>/text_to_sql/1/               model.py, encoder.onnx, step.onnx; one version only, of `build_questions`
+    <repository>/ocr_detect/1/model.onnx      and ocr_recognize; one version only, of `build_ocr`
 
 Everything is prepared in `<repository>.staging` beside it and comes in by one rename per model, so that at any instant, also after
 SIGKILL, the repository holds only whole versions and loads. A version never changes. The newest few are kept, and always the deployed one.
@@ -17,7 +18,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -26,7 +27,7 @@ from google.protobuf import text_format
 from pydantic import Field
 from tritonclient.grpc import model_config_pb2
 
-from contracts import questions
+from contracts import ocr, questions
 from contracts.bundle import SERVED_MODELS, bundle_of, deployed_version, file_sha256, read_manifest
 from contracts.errors import ArtifactError, ConfigError
 from contracts.settings import StackSettings, settings_config
@@ -106,24 +107,65 @@ def build_questions(folder: Path, repository: Path, instances: int | None = None
     config = read_config(TEMPLATES / questions.TEXT_TO_SQL / "config.pbtxt")
     config.instance_group[0].count = count
     config.parameters[questions.FINGERPRINT].string_value = fingerprint
-    text = str(text_format.MessageToString(config))
     files = {name: folder / name for name in questions.SERVED_FILES} | {"model.py": TEMPLATES / questions.TEXT_TO_SQL / "model.py"}
-    model = repository / questions.TEXT_TO_SQL
     with _staging(repository) as staging:
-        if not all(_same(model / version / name, source) for name, source in files.items()):
-            stage = Path(tempfile.mkdtemp(dir=staging)) / model.name
-            (stage / version).mkdir(parents=True)
-            for name, source in files.items():
-                shutil.copyfile(source, stage / version / name)  # no link: training writes its folder in place
-            if model.is_dir():
-                if (model / version).is_dir():
-                    (model / version).rename(stage / "replaced")
-                (stage / version).rename(model / version)
-            else:
-                (stage / "config.pbtxt").write_text(text, encoding="utf-8")
-                stage.rename(model)
-        _write_config(model / "config.pbtxt", text, staging)
-        _prune(model, staging, 0, {version})
+        return _put_only(repository / questions.TEXT_TO_SQL, version, files, str(text_format.MessageToString(config)), staging)
+
+
+def build_ocr(folder: Path, repository: Path, target: Target = "onnxruntime") -> list[Path]:
+    """Put the two networks that read text into the repository, each as its only version.
+
+    Safe to repeat, like `build_questions`, and for the same reason other content under the same number is replaced.
+
+    Args:
+        folder: as `vision.export_ocr.export` writes it; with `engines/<model>.plan` for TensorRT.
+        repository: Triton's model repository; made when missing. Other models in it are left alone.
+        target: see `build`.
+
+    Returns:
+        the versions' folders, detection first.
+
+    Raises:
+        ArtifactError: the folder lacks a file, a checksum does not fit, or a committed config does not match contracts/ocr.py.
+    """
+    how = "Make it again: regulars export ocr"
+    try:
+        sha256 = json.loads((folder / ocr.RECORD).read_text(encoding="utf-8"))["sha256"]
+        damaged = [name for name in ocr.OCR_MODELS if file_sha256(folder / f"{name}.onnx") != sha256[f"{name}.onnx"]]
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise ArtifactError(f"cannot read the OCR networks in {folder}: {type(exc).__name__}: {exc}. {how}") from exc
+    if damaged:
+        raise ArtifactError(f"{folder / damaged[0]}.onnx has another checksum than {ocr.RECORD} says. {how}")
+    sources = {name: _source(folder, name, target) for name in ocr.OCR_MODELS}
+    with _staging(repository) as staging:
+        return [
+            _put_only(repository / name, ocr.VERSION, {FILES[target]: source}, _ocr_config(name, target, ocr.fingerprint(sha256)), staging)
+            for name, source in sources.items()
+        ]
+
+
+def _ocr_config(model: str, target: Target, fingerprint: str) -> str:
+    config = text_format.Parse(config_text(model, target), model_config_pb2.ModelConfig())
+    config.parameters[ocr.FINGERPRINT].string_value = fingerprint
+    return str(text_format.MessageToString(config))
+
+
+def _put_only(model: Path, version: str, files: Mapping[str, Path], config: str, staging: Path) -> Path:
+    """Make files the only version of a model, replacing what is there with other content."""
+    if not all(_same(model / version / name, source) for name, source in files.items()):
+        stage = Path(tempfile.mkdtemp(dir=staging)) / model.name
+        (stage / version).mkdir(parents=True)
+        for name, source in files.items():
+            shutil.copyfile(source, stage / version / name)  # no link: training writes its folder in place
+        if model.is_dir():
+            if (model / version).is_dir():
+                (model / version).rename(stage / "replaced")
+            (stage / version).rename(model / version)
+        else:
+            (stage / "config.pbtxt").write_text(config, encoding="utf-8")
+            stage.rename(model)
+    _write_config(model / "config.pbtxt", config, staging)
+    _prune(model, staging, 0, {version})
     return model / version
 
 
@@ -197,7 +239,7 @@ def config_text(model: str, target: Target) -> str:
     """
     path = TEMPLATES / model / "config.pbtxt"
     config = read_config(path)
-    check_config(config, SERVED_MODELS[model])
+    check_config(config, SERVED_MODELS[model] if model in SERVED_MODELS else ocr.OCR_MODELS[model])
     if target == "onnxruntime":
         return path.read_text(encoding="utf-8")
     config.backend = "tensorrt"

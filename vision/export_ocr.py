@@ -84,8 +84,8 @@ def source_folder() -> Path:
 def export(out: Path, script: str = "latin", source: Path | None = None) -> dict[str, Any]:
     """Write the networks and their record `model.json` into a folder.
 
-    Safe to repeat: a folder that was made from the same weights, for the same script, in this format stays as it is. Comes in by one rename,
-    so a folder is whole or not there.
+    Safe to repeat: a folder that was made from the same weights, for the same script, in this format stays as it is. Comes in by one
+    rename, so a folder is whole or not there.
 
     Args:
         out: the folder; replaced.

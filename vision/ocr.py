@@ -1,8 +1,8 @@
 """Our own reading of text: PP-OCRv6's two networks, run in this process or by the model server, and what lies around them.
 
-Text is looked for at the picture's own size up to a limit, the boxes are cut out, and crops of about one width are read together. Whether the
-page lies on its side is told by the shapes of the boxes, whether it stands on its head by how sure the reading of a few of them is: no third
-network, and nothing to pay for pages that are upright.
+Text is looked for at the picture's own size up to a limit, the boxes are cut out, and crops of about one width are read together. Whether
+the page lies on its side is told by the shapes of the boxes, whether it stands on its head by how sure the reading of a few of them is: no
+third network, and nothing to pay for pages that are upright.
 """
 
 from __future__ import annotations
@@ -33,9 +33,12 @@ MIN_SIDE = 8
 
 
 class Networks(Protocol):
-    """Where the two networks run. `alphabet` are the characters that recognition answers, from index 1."""
+    """Where the two networks run."""
 
-    alphabet: Sequence[str]
+    @property
+    def alphabet(self) -> Sequence[str]:
+        """The characters that recognition answers, from index 1."""
+        ...
 
     def detect(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 (H, W, 3), sizes multiples of 32, to uint8 (H, W): P(text) x 255."""
@@ -203,7 +206,8 @@ class _Reader:
         return found
 
     def _readings(self, found: ocr_detect.Found, which: Sequence[int], flip: bool = False) -> dict[int, ocr_recognize.Reading]:
-        crops = [self._crop(found.quads[i], flip) for i in which]
+        downwards = ocr_detect.downwards(found)
+        crops = [self._crop(found.quads[i], bool(downwards[i]), flip) for i in which]
         batches = ocr_recognize.batches(crops)
         self._stage("crops")
         answers = self.networks.recognize([batch for _, batch in batches])
@@ -217,10 +221,8 @@ class _Reader:
         self._stage("decode")
         return readings
 
-    def _crop(self, quad: np.ndarray, flip: bool) -> np.ndarray:
-        width, height = (float(v[0]) for v in ocr_detect.sizes(quad[None]))
-        start = 1 if height >= ocr_detect.TALL * width else 0  # text that runs up or down on an upright page is taken to run up
-        corners = np.roll(quad, -(start + (2 if flip else 0)), axis=0)
+    def _crop(self, quad: np.ndarray, downwards: bool, flip: bool) -> np.ndarray:
+        corners = np.roll(quad, -((1 if downwards else 0) + (2 if flip else 0)), axis=0)
         return preprocess.crop(self.pixels, corners, ocr_recognize.WIDEST)
 
     def _lines(self, found: ocr_detect.Found, readings: dict[int, ocr_recognize.Reading]) -> list[TextLine]:

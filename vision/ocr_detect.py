@@ -97,6 +97,14 @@ def sideways(found: Found) -> bool:
     return bool(height[height > TALL * width].sum() > width[width > TALL * height].sum())
 
 
+def downwards(found: Found) -> np.ndarray:
+    """Which boxes (N,) of an upright page hold text that runs down it: tall ones, but not a digit that stands alone in its row."""
+    width, height = sizes(found.quads)
+    lines = width > TALL * height
+    usual = float(np.median(height[lines])) if lines.any() else 0.0
+    return (height > TALL * width) & (height > 1.8 * usual)
+
+
 def skew(quads: np.ndarray) -> float:
     """Angle of a page's lines in radians, clockwise; the median over its wide boxes, weighted by their length. 0 where there are none."""
     width, height = sizes(quads)

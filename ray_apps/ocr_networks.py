@@ -1,0 +1,91 @@
+"""The two networks that read text, run by the model server: one call for a page's map, one call for each batch of its crops."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from contracts.errors import StackError, UpstreamError
+from contracts.ocr import FINGERPRINT, OCR_DETECT, OCR_MODELS, OCR_RECOGNIZE, VERSION
+from serving import repository
+from serving.client import BlockingTritonClient
+from vision.export_ocr import read_record
+from vision.ocr import Answer, LocalNetworks, Networks
+
+logger = logging.getLogger("regulars.ocr")
+
+
+def open_networks(triton_url: str, triton_repo: Path, folder: Path, deadline_s: float = 10.0, threads: int | None = None) -> Networks:
+    """The model server's networks of an OCR folder, loaded there when they are not yet; ones in this process when that cannot be had.
+
+    Args:
+        triton_url: `host:port` of the server's gRPC endpoint; empty where there is none.
+        triton_repo: the repository that the server reads.
+        folder: as `vision.export_ocr.export` writes it.
+        deadline_s: longest time one stage of a picture may take.
+        threads: cores for the networks in this process.
+
+    Raises:
+        ArtifactError: the folder is missing, damaged or stale.
+    """
+    wanted = str(read_record(folder)["fingerprint"])
+    if not triton_url:
+        return LocalNetworks(folder, threads)
+    remote = TritonNetworks(triton_url, folder, deadline_s)
+    try:
+        if not remote.serves(wanted):
+            repository.build_ocr(folder, triton_repo)
+            remote.load()
+        if remote.serves(wanted):
+            return remote
+        logger.warning("text is read in this process: the model server's repository is not %s", triton_repo)
+    except (StackError, OSError) as exc:
+        logger.warning("text is read in this process: %s", exc)
+    remote.close()
+    return LocalNetworks(folder, threads)
+
+
+class TritonNetworks:
+    """`vision.ocr.Networks` behind gRPC. Safe from several threads. Nothing is sent again.
+
+    Args:
+        url: `host:port` of the server's gRPC endpoint.
+        folder: the OCR folder whose networks the server has; its record holds the alphabet.
+        deadline_s: longest time one stage of a picture may take: its map, or all its batches.
+    """
+
+    def __init__(self, url: str, folder: Path, deadline_s: float = 10.0) -> None:
+        self.alphabet: Sequence[str] = tuple(read_record(folder)["characters"])
+        self._client = BlockingTritonClient(url, deadline_s)
+
+    def detect(self, pixels: np.ndarray) -> np.ndarray:
+        """See `vision.ocr.Networks`. Raises as `BlockingTritonClient.infer` does."""
+        return self._client.infer(OCR_DETECT, {"pixels": pixels[None]}, VERSION)["text_map"][0]
+
+    def recognize(self, batches: Sequence[np.ndarray]) -> list[Answer]:
+        """See `vision.ocr.Networks`. Raises as `BlockingTritonClient.infer` does."""
+        answers = self._client.infer_all(OCR_RECOGNIZE, [{"crops": batch} for batch in batches], VERSION)
+        return [(answer["characters"], answer["probabilities"]) for answer in answers]
+
+    def serves(self, wanted: str) -> bool:
+        """Whether the server has the weights of a fingerprint; False as well where it cannot be reached."""
+        try:
+            return all(self._client.parameter(name, FINGERPRINT, VERSION) == wanted for name in OCR_MODELS)
+        except UpstreamError:
+            return False
+
+    def load(self) -> None:
+        """Have the server load what lies in its repository.
+
+        Raises:
+            UpstreamError: it is away, or could not.
+        """
+        for name in OCR_MODELS:
+            self._client.load(name)
+
+    def close(self) -> None:
+        """Close the connection for good."""
+        self._client.close()
