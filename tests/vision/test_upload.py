@@ -26,8 +26,8 @@ LIMITS = PictureSettings()
 ROOT = Path(__file__).resolve().parents[2]
 MEGABYTE = 1 << 20
 WORST = (
-    "png_that_inflates_to_a_gigabyte",
-    "text_that_inflates_to_a_gigabyte",
+    "png_that_inflates_to_256_megabytes",
+    "text_that_inflates_to_256_megabytes",
     "png_of_two_billion_squared",
     "jpeg_of_65500_squared",
     "webp_of_16383_squared",
