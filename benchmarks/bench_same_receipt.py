@@ -35,8 +35,10 @@ import pandas as pd
 from benchmarks.harness import ROOT, record, write_json
 from vision import fingerprint as fp
 from vision.augment import View, rephotograph, view
+from vision.engines import open_engine
 from vision.evaluate import wilson
 from vision.fingerprint import Fingerprint, Known, compare, features, fingerprint
+from vision.ocr_settings import OcrSettings
 from vision.receipt.read import read_receipt
 from vision.types import OcrEngine, Picture, TextLine
 
@@ -288,13 +290,6 @@ def fit(found: list[Source], maker: Maker, penalty: float = 1.0) -> np.ndarray:
     return w
 
 
-def engine_of() -> OcrEngine:
-    """The engine that the product uses."""
-    from vision.engines import make_engine
-
-    return make_engine()
-
-
 def main() -> None:
     """Run, print, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
@@ -306,6 +301,8 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="report on all receipts, those of the fitting half too")
     parser.add_argument("--pictures", action="store_true", help="fingerprints of the pictures too")
     parser.add_argument("--ocr", action="store_true", help="read both sides with the real engine")
+    parser.add_argument("--engine", default="paddle", help="which, with --ocr: paddle, rapidocr, tesseract")
+    parser.add_argument("--home", type=Path, default=ROOT / "var", help="where that engine's networks are exported to")
     parser.add_argument("--fit", action="store_true", help="fit the weights on the fitting half, print them, and stop")
     options = parser.parse_args()
     everything = sources(options.data)
@@ -316,7 +313,8 @@ def main() -> None:
             print(f"{name:<10} {value:7.2f}")
         return
     chosen = [s for s in everything if options.all or not s.fits][: options.receipts or None]
-    maker = Maker(options.pictures, engine_of() if options.ocr else None, options.mistakes, options.times, options.seed)
+    engine = open_engine(options.home, OcrSettings(engine=options.engine)) if options.ocr else None
+    maker = Maker(options.pictures, engine, options.mistakes, options.times, options.seed)
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
     result = record("Is the same receipt, photographed again, found?", settings | {"load": os.getloadavg()[0]}, ["numpy"])
     figures = measure(chosen, maker, company_of)
