@@ -22,7 +22,7 @@ from contracts.errors import ContractError
 from nlq.corpus.bank import expand, held_out, read
 from nlq.corpus.check import open_business, values_of
 from nlq.evaluate import same_rows
-from nlq.link import Catalog, Linker
+from nlq.link import Catalog
 from nlq.lower import lower
 from nlq.program import parse
 from nlq.translate import _HOSTILE, FEATURES, TOKENIZER, LocalDecoder, Model, ModelTranslator, Reading, choose
@@ -61,7 +61,7 @@ class Judge:
         self.connection = open_business(root, business)
         self.catalog = Catalog.read(self.connection, business, Warehouse(root).as_of(business))
         self.translator = ModelTranslator(self.model, LocalDecoder(folder, 2), folder / TOKENIZER, None)  # type: ignore[arg-type]
-        self.linker = Linker(self.catalog, self.translator.tokens.words() | self.model.words)
+        self.linker = self.translator.linker_of(self.catalog)
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         return self.connection.execute(sql).fetchall()

@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Any
 
 from nlq.program import Slots
+from nlq.spelling import Speller
 from nlq.times import Window, find, shift_days
 from nlq.vocabulary import NUMBER_SLOTS, TIME_SLOTS, VALUE_SLOTS, fields
 
@@ -389,14 +390,17 @@ class _Found:
 
 
 class Linker:
-    """Links questions over one catalog. `known` words are never taken for misspelt values."""
+    """Links questions over one catalog. `known` words are never taken for misspelt values; `speller` puts plain words right first."""
 
-    def __init__(self, catalog: Catalog, known: frozenset[str] = frozenset()) -> None:
-        self.catalog, self.known = catalog, known
+    def __init__(self, catalog: Catalog, known: frozenset[str] = frozenset(), speller: Speller | None = None) -> None:
+        self.catalog, self.known, self._speller = catalog, known, speller
+        self._value_words = frozenset(w for phrase in catalog.phrases for w in phrase.split()) if speller else frozenset()
         self._ages = sorted({v for by in catalog.phrases.values() for v in by.get("customers.age_group", ())})
 
     def link(self, question: str) -> Linked:
         text = _MARK.sub(r"(\1)", question.strip())
+        if self._speller is not None:
+            text = self._speller.correct(text, self._value_words, self.catalog.fuzzy)
         found: list[_Found] = []
         values: list[Value] = []
         numbers: list[Number] = []

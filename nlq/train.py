@@ -38,6 +38,7 @@ from nlq.corpus.data import build
 from nlq.corpus.pairs import Pair
 from nlq.export import export
 from nlq.model import ModelConfig, TextToSql, load_encoder
+from nlq.spelling import lexicon
 from nlq.tokens import Tokens, marks
 from nlq.translate import FEATURES, FILES, MODEL, TOKENIZER
 from nlq.vocabulary import token_ids, tokens
@@ -387,6 +388,7 @@ def write(
         "version": "text-to-sql/1", "width": width, "calibration": {}, "threshold": 0.0, "record": record,
         "sha256": {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in FILES},
         "tokens": list(tokens()), "marks": list(marks()), "words": words,
+        "lexicon": lexicon((line.question for line in read()), Tokens(tokenizer_file).words()),
     }  # fmt: skip
     (out / MODEL).write_text(json.dumps(info, indent=1), encoding="utf-8")
     found = measure(out)

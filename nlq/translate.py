@@ -25,6 +25,7 @@ from nlq.decode import ENCODER, STEP, Hypothesis, OnnxStepper, decode
 from nlq.link import Catalog, Linked, Linker
 from nlq.lower import Lowered, lower
 from nlq.program import Slots, parse
+from nlq.spelling import Speller
 from nlq.tokens import Tokens, marks
 from nlq.types import Reason, Rows, Translation
 from nlq.vocabulary import fields, tokens
@@ -74,6 +75,7 @@ class Model:
     Attributes:
         version: `text-to-sql/N`.
         words: what the training questions consist of; anything else in a question makes the reading doubtful.
+        lexicon: what misspelt words are put right to, the commonest first; empty in models from before.
         calibration: weights of FEATURES in the log odds that a reading is right.
         threshold: confidence below which there is no answer.
         sha256: by file name.
@@ -87,6 +89,7 @@ class Model:
     width: int
     sha256: Mapping[str, str]
     record: Mapping[str, Any] = field(default_factory=dict)
+    lexicon: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Model:
@@ -106,6 +109,7 @@ class Model:
                 int(raw["width"]),
                 raw["sha256"],
                 raw["record"],
+                tuple(raw.get("lexicon", ())),
             )
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise ArtifactError(f"cannot read {folder / MODEL}: {exc}. {how}") from exc
@@ -158,6 +162,7 @@ class ModelTranslator:
         self.version = model.version
         self.tokens = Tokens(file)
         self._known = self.tokens.words() | model.words
+        self._speller = Speller(model.lexicon, self.tokens.words())
         self._linkers: dict[str, tuple[float, Linker]] = {}
         self._lock = threading.Lock()
 
@@ -169,9 +174,13 @@ class ModelTranslator:
         with self._lock:
             at, linker = self._linkers.get(business_id, (float("-inf"), None))
             if linker is None or time.monotonic() - at > _KEEP_S:
-                linker = Linker(catalog(self._source, business_id), self._known)
+                linker = self.linker_of(catalog(self._source, business_id))
                 self._linkers[business_id] = (time.monotonic(), linker)
             return linker
+
+    def linker_of(self, values: Catalog) -> Linker:
+        """A linker over these values that knows this model's words."""
+        return Linker(values, self._known, self._speller)
 
     def read(self, question: str, linker: Linker) -> Reading:
         """Link and decode."""
