@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from vision.receipt.labels import Reading, money_of
+from vision.receipt.layout import Row
 from vision.receipt.money import CENT, Amount
 from vision.receipt.text import fold, pattern, plain
 from vision.types import LineItem, Quad
@@ -64,13 +65,13 @@ def find_items(reading: Reading) -> tuple[tuple[LineItem, ...], tuple[Quad, ...]
             continue
         right = _at_right(money, reading)
         if right is None:
-            words = _words(label)
+            words = _described(row, amounts)
             if times is not None and price is not None and quantity is not None:
                 if drafts and drafts[-1].row >= i - 2 and abs(quantity * price - drafts[-1].amount.value) <= Decimal("0.02"):
                     drafts[-1].quantity, drafts[-1].unit_price, drafts[-1].counted = quantity, price, True
                 else:
                     pending = (i, quantity, price)
-                words = _words(_QUANTITY_TIMES.sub(" ", label))
+                words = _described(row, amounts)
             if len(fold(words)) >= 3:
                 texts.append((i, words))
             continue
@@ -86,7 +87,7 @@ def find_items(reading: Reading) -> tuple[tuple[LineItem, ...], tuple[Quad, ...]
                 i,
                 quantity or Decimal(1),
                 price,
-                [(i, w) for w in [_words(_QUANTITY_TIMES.sub(" ", label))] if w],
+                [(i, w) for w in [_described(row, amounts)] if w],
                 list(row.quads),
                 row.confidence,
                 counted,
@@ -110,7 +111,7 @@ def _zone(reading: Reading) -> tuple[int, int]:
                 r"DESC|ITEM|QTY|PRICE|AMOUNT|AMT|TOTAL|DISC|RSP|VALUE|MENU|ARTIKEL|MENGE|PREIS|PRIX|UP(?=A|T|$)".replace("L", "I"), folded
             )
         )
-        if _HEADING.search(folded) and (heads >= 2 or len(folded) <= 14) and not money_of(reading.amounts[i], False):
+        if _HEADING.search(folded) and (heads >= 2 or len(folded) <= 14) and not reading.amounts[i]:
             start = i + 1
     if start:
         return start, first_total
@@ -167,6 +168,19 @@ def _columns(amounts: tuple[Amount, ...], right: Amount, upper: str) -> tuple[De
             return n.value, (right.value / n.value).quantize(CENT), False
     same = any(p.value == right.value for p in others)
     return Decimal(1), right.value if same else None, same
+
+
+def _described(row: Row, amounts: tuple[Amount, ...]) -> str:
+    """Description of a row: its words without amounts, "2 x 3.50" and a quantity or code in front; numbers among the words stay."""
+    parts = []
+    for piece in row.pieces:
+        text = piece.text
+        for a in sorted((a for a in amounts if a.piece is piece and (a.is_money or a.places)), key=lambda a: -a.start):
+            text = text[: a.start] + " " + text[a.end :]
+        text = _QUANTITY_TIMES.sub(lambda m: " " * len(m.group()), plain(text)) if _QUANTITY_TIMES.search(plain(text)) else text
+        if re.search(r"[^\W\d_]{2}", text):
+            parts.append(text)
+    return _words(re.sub(r"^\s*\d{1,3}(?:\.0)?\s+(?=[^\W\d_])", "", " ".join(" ".join(parts).split())))
 
 
 def _words(label: str) -> str:

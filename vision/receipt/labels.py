@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from decimal import Decimal
 from difflib import SequenceMatcher
@@ -33,7 +34,10 @@ _SUBTOTAL = pattern(
     r"|TAXABLE|NETT?OF(TAX|GST|VAT)|NETTOBETRAG|NETTO$|NETTOSUMME|^NETAMOUNT|^NETSALES|GROSSSALES|ITEMTOTAL|FOODTOTAL|MERCHANDISE"
     r"|IMPONIBILE|SUPPLIES|SUPPIIES|EXEMPT"
 )
-_TAX_WORD = r"(GST|VAT|MWST|UST|MEHRWERTSTEUER|STEUER|TVA|IVA|IGIC|SST|SVCTAX|SERVICETAX|SALESTAX|TAX|CUKAI|PPN|HST|PST|QST|BTW|MOMS|IMPUESTO|TAXES|TPS|TVQ)"
+_TAX_WORD = (
+    r"(GST|VAT|MWST|UST|MEHRWERTSTEUER|STEUER|TVA|IVA|IGIC|SST|SVCTAX|SERVICETAX|SALESTAX|TAX|CUKAI|PPN|HST|PST|QST|BTW"
+    r"|MOMS|IMPUESTO|TAXES|TPS|TVQ)"
+)
 _TAX = pattern(
     rf"^(TOTAL|ADD|PLUS|INCL?|INCLUDES?|INCLUDED|INCLUSIVE(OF)?|PRICESINCLUSIVE|BILLINCLUSIVE(OF)?|ENTHALTENE?|DAVON|DONT|INKL|OF|C|S"
     rf"|THE|STATE|LOCAL|CITY|SR|ZR|ZRL){{0,5}}"
@@ -145,15 +149,18 @@ def kind_of(label: str) -> tuple[str | None, bool]:
     return None, False
 
 
+_CODES = re.compile(r"(?<!\w)(?:RM|MYR|USD|EUR|CHF|GBP|SGD|AUD|CAD|INR|BDT|[$€£¥৳₹])(?!\w)")
+
+
 def label_text(row: Row, amounts: list[Amount]) -> str:
-    """The row's words: its text without numbers."""
+    """The row's words: its text without numbers and currencies."""
     parts = []
     for piece in row.pieces:
         text = piece.text
         for a in sorted((a for a in amounts if a.piece is piece), key=lambda a: -a.start):
             text = text[: a.start] + " " + text[a.end :]
         parts.append(text)
-    return " ".join(" ".join(parts).split())
+    return " ".join(_CODES.sub(" ", " ".join(parts)).split())
 
 
 @dataclass(frozen=True)

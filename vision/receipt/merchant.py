@@ -174,7 +174,7 @@ def _score(i: int, header: list[Row], page: Page) -> float:
     # A sign's words over several rows, then the whole name in one.
     words = set(re.findall(r"[A-Z]{3,}", bare))
     if i >= 2 and len(words) >= 2 and all(set(re.findall(r"[A-Z]{3,}", plain(r.text))) <= words for r in header[max(0, i - 2) : i]):
-        score += 1.5
+        score += 2.5
     # Two companies on one page: the upper one sells.
     if _legal(bare) and any(_legal(r.text) for r in header[:i]):
         score -= 3.0

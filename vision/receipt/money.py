@@ -93,7 +93,7 @@ class Amount:
 def repair_digits(text: str) -> str:
     """Letters read for digits inside amounts as these digits ("RM1O.5O" is RM10.50); same length.
 
-    A word is repaired only when it has the form of an amount, a true digit in it, and no more letters than digits.
+    A word is repaired only when it has the form of an amount, a true digit in it, and no more letters than digits (O aside).
     """
 
     def word(match: re.Match[str]) -> str:
@@ -103,7 +103,8 @@ def repair_digits(text: str) -> str:
         core = found["core"]
         digits = sum(c.isdigit() for c in core)
         letters = sum(c.isalpha() or c in "|!" for c in core)
-        if not letters or digits < max(1, letters):
+        zeros = sum(c in "Oo" for c in core)
+        if not letters or not digits or digits < letters - zeros:
             return match.group()
         return found["head"] + as_digits(core) + found["tail"]
 
