@@ -149,7 +149,23 @@ def _repaired(text: str) -> str:
         lambda m: as_digits(m.group()) if re.search(r"\d", m.group()) else m.group(),
         text,
     )
-    return re.sub(r"\b2[O0][OIL\d]{2}\b", lambda m: as_digits(m.group()), text)
+    text = re.sub(r"\b2[O0][OIL\d]{2}\b", lambda m: as_digits(m.group()), text)
+    return re.sub(r"[A-Z0158]{3,9}", _month_repaired, text)
+
+
+def _month_repaired(match: re.Match[str]) -> str:
+    """A month's name with digits read for letters: 0CT, N0V."""
+    word = match.group()
+    if word.isalpha() or word.isdigit():
+        return word
+    lettered = word.translate(str.maketrans("0158", "OISB"))
+    return (
+        lettered
+        if lettered in MONTHS
+        else word.translate(str.maketrans("1", "L"))
+        if word.translate(str.maketrans("1", "L")) in MONTHS
+        else word
+    )
 
 
 def _candidates(row: Row, number: int, page: Page, as_of: date | None) -> list[_Candidate]:

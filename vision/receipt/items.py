@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from vision.receipt.labels import Reading, money_of
+from vision.receipt.labels import Reading, heading_words, money_of
 from vision.receipt.layout import Row
 from vision.receipt.money import CENT, Amount
 from vision.receipt.text import fold, pattern, plain
@@ -106,11 +106,7 @@ def _zone(reading: Reading) -> tuple[int, int]:
     start = 0
     for i in range(first_total):
         folded = fold(reading.labels[i])
-        heads = len(
-            re.findall(
-                r"DESC|ITEM|QTY|PRICE|AMOUNT|AMT|TOTAL|DISC|RSP|VALUE|MENU|ARTIKEL|MENGE|PREIS|PRIX|UP(?=A|T|$)".replace("L", "I"), folded
-            )
-        )
+        heads = heading_words(reading.labels[i])
         if _HEADING.search(folded) and (heads >= 2 or len(folded) <= 14) and not reading.amounts[i]:
             start = i + 1
     if start:

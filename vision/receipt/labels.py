@@ -20,7 +20,7 @@ _IGNORED = pattern(
     r"|REFERENCE|CARDN|MERCHANTN|TERMINAL|TRACENO|STANNO|BATCH|SHIFT"
 )
 _CHANGE = pattern(
-    r"(?<!EX)CHANGE(?!ABLE|D|S)|CHG(?!E?S)$|RUCKGELD|RUCKGEID|WECHSELGELD|ZURUCK|RENDU|MONNAIE|CAMBIO|VUELTO|BAKI|KEMBALI|RESTO$"
+    r"(?<!EX)CHANGE(?!ABLE|D(?!UE)|S)|CHG(?!E?S)$|RUCKGELD|RUCKGEID|WECHSELGELD|ZURUCK|RENDU|MONNAIE|CAMBIO|VUELTO|BAKI|KEMBALI|RESTO$"
     r"|WISSELGELD|VAXEL|TROCO"
 )
 _ROUNDED = pattern(
@@ -45,6 +45,7 @@ _TAX = pattern(
     rf"|{_TAX_WORD}PAYABLE"
 )
 _INCLUSIVE_TOTAL = pattern(r"(TOTAL|SALES|AMOUNT|AMT|TTL).*(INCL|INC|CLUSIV|WITH|INKL|TTC)|TTC|TOTALGROSS")
+_INCLUSIVE_MISREAD = pattern(rf"TOTAL(SALES)?(?!INCLUDE)I[A-Z]{{2,7}}(OF)?{_TAX_WORD}")
 _DISCOUNT = pattern(
     r"DISC(OUNT)?|RABATT|REMISE|REDUC|DESCUENTO|DESCTO|DISKAUN|DISKON|PROMOTION|VOUCHER|COUPON|REBATE|NACHLASS|KORTING|SCONTO|MARKDOWN"
 )
@@ -130,6 +131,8 @@ def kind_of(label: str) -> tuple[str | None, bool]:
             return kind, False
     if _STRONG.search(folded):
         return "strong", False
+    if _INCLUSIVE_MISREAD.search(folded):
+        return "inclusive", False
     if _TAX.search(folded) and not (_INCLUSIVE_TOTAL.search(folded) and not pattern("INCLUDED|INCLUDES").search(folded)):
         return "tax", False
     if _INCLUSIVE_TOTAL.search(folded):
@@ -150,6 +153,22 @@ def kind_of(label: str) -> tuple[str | None, bool]:
 
 
 _CODES = re.compile(r"(?<!\w)(?:RM|MYR|USD|EUR|CHF|GBP|SGD|AUD|CAD|INR|BDT|[$€£¥৳₹])(?!\w)")
+
+
+_HEADS = pattern(r"DESC|ITEM|QTY|QUANT|PRICE|AMOUNT|AMT|TOTAL|DISC|RSP|VALUE|MENU|ARTIKEL|MENGE|PREIS|PRIX|TAX|CODE|UP(?=A|T|$)")
+
+
+def heading_words(label: str) -> int:
+    """How many words of column headings ("QTY  PRICE  AMOUNT") a row has."""
+    return len(_HEADS.findall(fold(label)))
+
+
+def is_heading(label: str) -> bool:
+    """Whether a row without numbers heads the columns of a list."""
+    return heading_words(label) >= 2 and bool(_COLUMN.search(fold(label)))
+
+
+_COLUMN = pattern(r"DESC|QTY|QUANT|PRICE|MENGE|PREIS|PRIX|RSP|^ITEM")
 
 
 def label_text(row: Row, amounts: list[Amount]) -> str:
@@ -197,7 +216,7 @@ def read_labels(page: Page, decimal_comma: bool) -> Reading:
             continue
         row_money = money_of(amounts[i], no_cents)
         at = i
-        if not row_money and i not in summary:
+        if not row_money and i not in summary and not is_heading(labels[i]):
             at = _row_beside(i, page, amounts, found, no_cents, used)
             row_money = money_of(amounts[at], no_cents) if at != i else []
         if not row_money:

@@ -164,6 +164,8 @@ def _score(i: int, header: list[Row], page: Page) -> float:
     after = plain(header[i + 1].text) if i + 1 < len(header) else ""
     if after and re.match(r"^[(\[{]?\s?(CO|REG|ROC|GST|NO|[A-Z]{0,2}\d{5,})", after) and _ONLY_REGISTRATION.match(after):
         score += 1.0
+    # Scraps of a sign or of print below the page are read with little certainty.
+    score -= 6.0 * max(0.0, 0.85 - row.confidence)
     usual = sorted(r.height for r in page.rows)[len(page.rows) // 2]
     if row.height > 1.35 * usual and not _ADDRESS.search(bare):
         score += min(1.2, row.height / usual - 1.0)
@@ -173,7 +175,8 @@ def _score(i: int, header: list[Row], page: Page) -> float:
         score -= 3.0
     # A sign's words over several rows, then the whole name in one.
     words = set(re.findall(r"[A-Z]{3,}", bare))
-    if i >= 2 and len(words) >= 2 and all(set(re.findall(r"[A-Z]{3,}", plain(r.text))) <= words for r in header[max(0, i - 2) : i]):
+    sign = [set(re.findall(r"[A-Z]{3,}", plain(r.text))) for r in header[max(0, i - 2) : i]]
+    if len(sign) == 2 and all(s and s < words for s in sign):
         score += 2.5
     # Two companies on one page: the upper one sells.
     if _legal(bare) and any(_legal(r.text) for r in header[:i]):
