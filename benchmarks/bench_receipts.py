@@ -164,11 +164,13 @@ def main() -> None:
                     )
     for name, s in scores.items():
         print(
-            f"{name:9} {s.right}/{s.n} = {s.rate:.3f} [{s.low:.3f}, {s.high:.3f}]; sure {s.sure_share:.3f}, wrong among them {s.sure_wrong} = {s.sure_wrong_share:.3f}"
+            f"{name:9} {s.right}/{s.n} = {s.rate:.3f} [{s.low:.3f}, {s.high:.3f}]; "
+            f"sure {s.sure_share:.3f}, wrong among them {s.sure_wrong} = {s.sure_wrong_share:.3f}"
         )
     reconciled = [r.reconciled for r in receipts.values()]
     print(
-        f"sums agree {reconciled.count(True)}, contradict {reconciled.count(False)}, say nothing {reconciled.count(None)}; {ms:.1f} ms of CPU a receipt"
+        f"sums agree {reconciled.count(True)}, contradict {reconciled.count(False)}, say nothing {reconciled.count(None)}; "
+        f"{ms:.1f} ms of CPU a receipt"
     )
     if args.json:
         args.json.write_text(

@@ -156,14 +156,20 @@ def _candidates(reading: Reading, sums: Sums) -> dict[Decimal, list[Labelled]]:
             kind, x = "rounded", replace(x, kind="rounded")
         if kind in STRENGTH:
             out.setdefault(x.value, []).append(x)
+    if any(STRENGTH[x.kind] >= STRENGTH["total"] for rows in out.values() for x in rows):
+        return out
+    # The total's own row was not read: what was paid less the change, else a subtotal or what was paid.
+    paid = [x for x in reading.labelled if x.kind in ("cash", "card") and not x.summary and x.value != 0]
+    if paid and sums.change is not None:
+        out.setdefault(abs(paid[0].value) - sums.change, []).append(replace(paid[0], kind="paid"))
+    for x in reading.labelled:
+        if x.kind == "subtotal" and not x.summary:
+            out.setdefault(x.value, []).append(x)
+    if not out:
+        for x in paid:
+            out.setdefault(abs(x.value), []).append(x)
     if out:
         return out
-    for kinds in (("subtotal",), ("cash", "card")):
-        for x in reading.labelled:
-            if x.kind in kinds and not x.summary:
-                out.setdefault(abs(x.value), []).append(x)
-        if out:
-            return out
     # No word is known: the largest amount of the lower half, if anything.
     half = len(reading.page.rows) // 3
     money = [(a, i) for i, row in enumerate(reading.amounts) for a in row if a.is_money and i >= half]
