@@ -12,6 +12,7 @@ from rich.table import Table
 from contracts.paths import Home
 from regulars.common import DEFAULT_HOME, HomeOption, JsonOption, console, errors, print_json
 
+OCR = "ocr"
 PRECISIONS = {"two-tower": "fp16", "sequence": "fp32"}
 """What TensorRT engines are built in: `sequence` takes logarithms of probabilities near 1 and exponentials, which fp16 does not suit."""
 
@@ -30,10 +31,16 @@ def register(app: typer.Typer) -> None:
 
 
 ModelOption = Annotated[str | None, typer.Option(help="two-tower or sequence; every one that there is when not given.")]
+ExportedOption = Annotated[
+    str | None,
+    typer.Option(
+        help="two-tower or sequence, every one that there is when not given; or ocr, the networks that read text, which need no run."
+    ),
+]
 
 
 def export(
-    model: ModelOption = None,
+    model: ExportedOption = None,
     run: Annotated[str | None, typer.Option(help="Training run to export; the newest finished one of each model when not given.")] = None,
     deploy: Annotated[bool, typer.Option("--deploy/--no-deploy", help="Make it the version that is served.")] = True,
     verify_triton: Annotated[
@@ -44,9 +51,12 @@ def export(
     json: JsonOption = False,
 ) -> None:
     """Turn training runs into served versions: ONNX, parity at each hop, bundle, model repository, deployment."""
+    paths = Home(home)
+    if model == OCR:
+        _export_ocr(paths, verify_triton, json)
+        return
     from training.registry import Registry
 
-    paths = Home(home)
     say = errors if json else console
     results = []
     with say.status("reading the runs") as status:
@@ -59,6 +69,70 @@ def export(
         print_json({"exported": results})
     elif deploy:
         console.print("Next: regulars serve")
+
+
+def _export_ocr(paths: Home, verify_triton: bool, json: bool) -> None:
+    """The networks that read text, from the installed package's weights into the home and the model repository.
+
+    Raises:
+        ArtifactError: Triton reads a page otherwise than this process does.
+    """
+    from serving import repository
+    from vision.engines import ocr_folder
+    from vision.export_ocr import export as export_networks
+    from vision.ocr_settings import OcrSettings
+
+    folder = ocr_folder(paths.root)
+    with (errors if json else console).status("ocr: writing the networks") as status:
+        record = export_networks(folder, OcrSettings.load().script)
+        lines = None
+        if verify_triton:
+            status.update("ocr: comparing what Triton reads with what this process reads")
+            lines = _verify_ocr(folder, paths)
+        repository.build_ocr(folder, paths.triton_repo)
+    shown = {k: record[k] for k in ("version", "script", "origin", "package", "licence", "fingerprint")}
+    result = {"model": OCR, **shown, "bundle": str(folder), "repository": str(paths.triton_repo), "lines_compared": lines}
+    if json:
+        print_json({"exported": [result]})
+    else:
+        compared = "" if lines is None else f", {lines} lines of a page read alike by Triton and in this process"
+        console.print(f"ocr version [bold]{record['version']}[/] ({record['package']}, {record['licence']}): {folder}{compared}.")
+
+
+def _verify_ocr(folder: Path, paths: Home) -> int:
+    """A drawn page read by a model server of its own and by this process: the same boxes, the same texts. Returns how many."""
+    import tempfile
+
+    import cv2
+    import numpy as np
+
+    from contracts.errors import ArtifactError
+    from ray_apps.ocr_networks import TritonNetworks
+    from serving import repository
+    from serving.triton import TritonServer, TritonSettings
+    from vision.ocr import LocalNetworks, PaddleOcr
+
+    page = np.full((320, 480, 3), 240, np.uint8)
+    for number, text in enumerate(("GREEN LEAF BAKERY", "Rye bread 4.85", "2 x Oat milk 3.98", "TOTAL 8.83", "23/08/2021 17:45")):
+        cv2.putText(page, text, (30, 50 + 55 * number), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (30, 30, 30), 2, cv2.LINE_AA)
+    paths.run.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="verify-", dir=paths.run) as temporary:
+        repository.build_ocr(folder, Path(temporary) / "repository")
+        settings = TritonSettings.load(external_url="", http_port=0, grpc_port=0, metrics_port=0)
+        server = TritonServer(settings, Path(temporary) / "repository", Path(temporary) / "run", lambda client: None)
+        try:
+            remote = TritonNetworks(server.start().url, folder, deadline_s=30)
+            there = [(line.quad, line.text) for line in PaddleOcr(remote).read(page)]
+            remote.close()
+        finally:
+            server.stop()
+    here = [(line.quad, line.text) for line in PaddleOcr(LocalNetworks(folder)).read(page)]
+    if not here or there != here:
+        raise ArtifactError(
+            f"Triton reads a page as {[text for _, text in there]}, this process as {[text for _, text in here]}, must be alike. "
+            "Look at the versions of ONNX Runtime in both environments: make setup"
+        )
+    return len(here)
 
 
 def _runs(registry: Registry, model: str | None, run: str | None) -> dict[str, str]:

@@ -128,7 +128,7 @@ def build_ocr(folder: Path, repository: Path, target: Target = "onnxruntime") ->
     Raises:
         ArtifactError: the folder lacks a file, a checksum does not fit, or a committed config does not match contracts/ocr.py.
     """
-    how = "Make it again: regulars export ocr"
+    how = "Make it again: regulars export --model ocr"
     try:
         sha256 = json.loads((folder / ocr.RECORD).read_text(encoding="utf-8"))["sha256"]
         damaged = [name for name in ocr.OCR_MODELS if file_sha256(folder / f"{name}.onnx") != sha256[f"{name}.onnx"]]

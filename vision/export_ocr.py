@@ -123,7 +123,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: missing, damaged, or another format.
     """
-    how = "Make it again: regulars export ocr"
+    how = "Make it again: regulars export --model ocr"
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         damaged = [n for n in OCR_MODELS if file_sha256(folder / f"{n}.onnx") != record["sha256"][f"{n}.onnx"]]
