@@ -108,3 +108,34 @@ class Receipt:
     reconciled: bool | None = None
     review: tuple[str, ...] = ()
     lines: Sequence[TextLine] = ()
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels of the picture, from its top left."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class DetectedProduct:
+    """A product that was recognised in a picture.
+
+    Attributes:
+        name: of the product or of the fine class.
+        group: the coarse class; empty for taught products.
+        confidence: 0 to 1, calibrated.
+        source: `classifier`, or `catalogue` for a taught product.
+        product_id: of the taught product; None for a class of the network.
+    """
+
+    name: str
+    brand: str
+    confidence: float
+    box: Box
+    source: str
+    group: str = ""
+    product_id: str | None = None
