@@ -50,7 +50,8 @@ _NUMBER = re.compile(
 )
 _WORD = re.compile(
     rf"(?P<head>[-(]?{_CURRENCY}?-?)(?P<core>[\d{LETTERS_LIKE_DIGITS}]+(?:[.,][\d{LETTERS_LIKE_DIGITS}]{{3}})*[.,][\d{LETTERS_LIKE_DIGITS}]{{2}})"
-    r"(?P<tail>[A-Z]{0,3}[*)]?)"
+    r"(?P<tail>[A-Z]{0,3}[*)]?)",
+    re.IGNORECASE,
 )
 
 
@@ -117,10 +118,9 @@ def amounts_of(piece: Piece, decimal_comma: bool = False) -> list[Amount]:
     Args:
         decimal_comma: whether the page writes 12,50; then 1 234,56 is one number and 1.234 is a thousand.
     """
+    text = piece.text.replace("–", "-").replace("−", "-").replace("—", "-").replace("×", "x")
     # Upper case letter by letter: the length, and with it every position, must stay.
-    text = "".join(c.upper() if len(c.upper()) == 1 else c for c in piece.text)
-    text = text.replace("–", "-").replace("−", "-").replace("—", "-")
-    repaired = repair_digits(text)
+    repaired = "".join(c.upper() if len(c.upper()) == 1 else c for c in repair_digits(text))
     found = []
     for match in _NUMBER.finditer(repaired):
         start, end = match.start("number"), match.end("number")
