@@ -120,3 +120,52 @@ def text_to_sql(
         print_json(record)
         return
     console.print(f"{record['pairs']:,} questions, {record['seconds']:,} s; model in {home_model(home)}, used from now on")
+
+
+@app.command()
+def products(
+    data: Annotated[
+        Path, typer.Option("--data", help="Training set: labels.parquet with pictures, or a folder of pictures for each class.")
+    ],
+    home: HomeOption = DEFAULT_HOME,
+    minutes: Annotated[float | None, typer.Option(help="For everything; the schedule is planned from measured step times.")] = None,
+    model: Annotated[str | None, typer.Option(help="A convolutional network of timm.")] = None,
+    weights: Annotated[str | None, typer.Option(help="First weights: auto, package, hub, scratch, or a file.")] = None,
+    size: Annotated[int | None, typer.Option(help="Pixels of the square that pictures are brought to, a multiple of 32.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures a step.")] = None,
+    leave_out: Annotated[int | None, typer.Option(help="Fine classes not trained on, that measure open set and catalogue.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, drawing and splits.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; in the home when not given.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; see docs for the names.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of going on with an unfinished run.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the network that knows products, calibrate, export and measure it.
+
+    It lies in HOME/vision/products/artifact and is used from then on. Ctrl-C stops at the next step with a checkpoint; the same command
+    goes on from there. Every other setting is a variable REGULARS_PRODUCTS_<NAME>.
+    """
+    from regulars.common import console
+    from vision.products import products_folder
+    from vision.train import ProductSettings, train
+
+    settings = ProductSettings.load(
+        config,
+        minutes=minutes,
+        model=model,
+        weights=weights,
+        size=size,
+        batch_size=batch_size,
+        leave_out=leave_out,
+        device=device,
+        seed=seed,
+    )
+    folder = out or products_folder(home).parent
+    record = train(data, folder, settings, errors if as_json else console, fresh)
+    if as_json:
+        print_json(record)
+        return
+    for name, value in record["scores"].items():
+        console.print(f"{name.replace('_', ' ')}: {value}")
+    console.print(f"{record['pictures']:,} pictures, {record['seconds']:,} s; model in {folder / 'artifact'}")
