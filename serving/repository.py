@@ -5,6 +5,7 @@
 
     <repository>/text_to_sql/1/               model.py, encoder.onnx, step.onnx; one version only, of `build_questions`
     <repository>/ocr_detect/1/model.onnx      and ocr_recognize; one version only, of `build_ocr`
+    <repository>/product_classifier/1/        one version only, of `build_products`
 
 Everything is prepared in `<repository>.staging` beside it and comes in by one rename per model, so that at any instant, also after
 SIGKILL, the repository holds only whole versions and loads. A version never changes. The newest few are kept, and always the deployed one.
@@ -27,7 +28,7 @@ from google.protobuf import text_format
 from pydantic import Field
 from tritonclient.grpc import model_config_pb2
 
-from contracts import ocr, questions
+from contracts import ocr, products, questions
 from contracts.bundle import SERVED_MODELS, bundle_of, deployed_version, file_sha256, read_manifest
 from contracts.errors import ArtifactError, ConfigError
 from contracts.settings import StackSettings, settings_config
@@ -150,6 +151,38 @@ def _ocr_config(model: str, target: Target, fingerprint: str) -> str:
     return str(text_format.MessageToString(config))
 
 
+def build_products(folder: Path, repository: Path, target: Target = "onnxruntime") -> Path:
+    """Put the network that knows products into the repository, as its only version; another one under the same number is replaced.
+
+    Args:
+        folder: as `regulars train products` writes it; with `engines/product_classifier.plan` for TensorRT.
+        repository: Triton's model repository; made when missing. Other models in it are left alone.
+        target: see `build`.
+
+    Returns:
+        the version's folder.
+
+    Raises:
+        ArtifactError: the folder lacks a file, a checksum does not fit, or the committed config does not match contracts/products.py.
+    """
+    how = "Train it again: regulars train products"
+    network = f"{products.NAME}.onnx"
+    try:
+        sha256 = json.loads((folder / products.RECORD).read_text(encoding="utf-8"))["sha256"]
+        damaged = file_sha256(folder / network) != sha256[network]
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise ArtifactError(f"cannot read the product network in {folder}: {type(exc).__name__}: {exc}. {how}") from exc
+    if damaged:
+        raise ArtifactError(f"{folder / network} has another checksum than {products.RECORD} says. {how}")
+    source = _source(folder, products.NAME, target)
+    config = text_format.Parse(config_text(products.NAME, target), model_config_pb2.ModelConfig())
+    config.parameters[products.FINGERPRINT].string_value = products.fingerprint(sha256)
+    with _staging(repository) as staging:
+        return _put_only(
+            repository / products.NAME, products.VERSION, {FILES[target]: source}, str(text_format.MessageToString(config)), staging
+        )
+
+
 def _put_only(model: Path, version: str, files: Mapping[str, Path], config: str, staging: Path) -> Path:
     """Make files the only version of a model, replacing what is there with other content."""
     if not all(_same(model / version / name, source) for name, source in files.items()):
@@ -239,7 +272,7 @@ def config_text(model: str, target: Target) -> str:
     """
     path = TEMPLATES / model / "config.pbtxt"
     config = read_config(path)
-    check_config(config, SERVED_MODELS[model] if model in SERVED_MODELS else ocr.OCR_MODELS[model])
+    check_config(config, {**SERVED_MODELS, **ocr.OCR_MODELS, **products.PRODUCT_MODELS}[model])
     if target == "onnxruntime":
         return path.read_text(encoding="utf-8")
     config.backend = "tensorrt"
