@@ -116,7 +116,9 @@ def calibrate(folder: Path, root: Path, console: Console) -> dict[str, Any]:
     outcomes = [*judge.of_file(DEVELOPMENT, "development"), *judge.of_bank(2)]
     weights = fit_confidence(outcomes)
     confidences = np.array([_sigmoid(weights, o.features) for o in outcomes])
-    limit = threshold(outcomes, confidences)
+    # People ask as people wrote: the bank's held-out lines, harder and stranger, help to tell right from wrong, but do not set the bar.
+    written = [at for at, o in enumerate(outcomes) if o.set != "held-out templates"]
+    limit = threshold([outcomes[at] for at in written], confidences[written])
     scores = {
         name: summary([o for o in outcomes if o.set == name], confidences[[o.set == name for o in outcomes]], limit)
         for name in dict.fromkeys(o.set for o in outcomes)

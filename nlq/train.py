@@ -57,7 +57,7 @@ class TextToSqlSettings(StackSettings):
     base: str | None = Field(
         None, description="folder or hub name of a Hugging Face encoder or encoder-decoder; all-MiniLM-L6-v2 of the text package when None"
     )
-    pairs: int = Field(330_000, ge=64, description="questions with programs to make")
+    pairs: int = Field(320_000, ge=64, description="questions with programs to make")
     bank_share: float = Field(0.6, ge=0, le=1, description="share of them from written phrases; the rest is composed by the grammar")
     execute: bool = Field(True, description="run every program on the sample warehouse and leave out what fails")
     epochs: float = Field(1.0, gt=0, le=100, description="passes over the pairs")
@@ -417,7 +417,8 @@ def card(info: dict[str, Any]) -> str:
         "  Reproduce: `regulars train text-to-sql --fresh`.",
         *([f"- {record['note']}"] if record.get("note") else []), "",
         "| set | scores |", "|---|---|", *rows, "",
-        "The confidence was fitted on the development questions and the held-out templates, so their shares of wrong ones flatter;",
+        "The confidence was fitted on the development questions and the held-out templates, its threshold on the former, so their shares",
+        "of wrong ones flatter;",
         "`python -m benchmarks.bench_questions` measures on questions that nothing was fitted on.", "",
         "**Not for** other schemas or languages, questions of several steps, causes, advice, forecasts beyond `customer_risk_scores`.",
         "A confident wrong reading is possible: the interpretation and the SQL are always shown.", "",

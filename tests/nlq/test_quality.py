@@ -12,6 +12,7 @@ import pytest
 from nlq.calibrate import Judge, Outcome
 from nlq.corpus.data import build
 from nlq.translate import ARTIFACT
+from nlq.vocabulary import fields
 
 DATA = Path(__file__).parent / "data"
 
@@ -39,13 +40,13 @@ def given(judge: Judge, outcomes: list[Outcome]) -> list[Outcome]:
 
 def test_questions_of_somebody_else_are_read_right(questions: list[Outcome]) -> None:
     assert len(questions) == 120
-    assert sum(o.answered and o.right for o in questions) >= 90
+    assert sum(o.answered and o.right for o in questions) >= 107
 
 
 def test_answers_that_are_given_are_seldom_wrong(judge: Judge, questions: list[Outcome]) -> None:
     answers = given(judge, questions)
-    assert len(answers) >= 66
-    assert sum(not o.right for o in answers) <= 0.07 * len(answers)
+    assert len(answers) >= 90
+    assert sum(not o.right for o in answers) <= 0.03 * len(answers)
 
 
 def test_confidence_parts_right_from_wrong(questions: list[Outcome]) -> None:
@@ -57,5 +58,6 @@ def test_confidence_parts_right_from_wrong(questions: list[Outcome]) -> None:
 
 def test_what_must_be_refused_is_refused(judge: Judge, refusals: list[Outcome]) -> None:
     assert len(refusals) >= 200
-    answered = given(judge, refusals)
-    assert len(answered) <= 0.02 * len(refusals), [o.question for o in answered]
+    # Private columns are refused for want of a role, whatever the confidence: tests/nlq/test_translate.py.
+    answered = [o for o in given(judge, refusals) if not any(t in fields() and fields()[t].private for t in o.program.split())]
+    assert len(answered) <= 0.01 * len(refusals), [o.question for o in answered]
