@@ -47,7 +47,7 @@ if [ "$(cat .venv/.stamp"$groups" 2>/dev/null || cat .venv/.stampdev 2>/dev/null
   [ -x .venv/bin/python ] || "$python" -m venv .venv
   # uv is quicker; pip (with the machine's own index settings) is the fallback.
   .venv/bin/python -m pip install -q "uv==$(sed -n 's/^uv==//p' scripts/bootstrap.txt)"
-  install=(-c constraints.txt -e ".[serve,train]"); [ -z "$groups" ] || install+=(--group "$groups")
+  install=(-c constraints.txt -e ".[serve,train,vision]"); [ -z "$groups" ] || install+=(--group "$groups")
   .venv/bin/uv pip install -q --system-certs --python .venv/bin/python "${install[@]}" || with_pip .venv "${install[@]}"
   stamp > .venv/.stamp"$groups"
 fi
