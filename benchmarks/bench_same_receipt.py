@@ -246,17 +246,20 @@ def by_picture(stored: dict[str, Fingerprint], again: dict[str, list[Fingerprint
     same = [fp.agreeing(stored[n], p) for n, prints in again.items() for p in prints]
     ms = (time.perf_counter() - started) / max(len(same), 1) * 1e3
     rng = np.random.default_rng(3)
-    others = [fp.agreeing(x, y) for a, b, x, y in pairs(stored, again) if company_of[a] == company_of[b] or rng.random() < 0.05]
+    others = [fp.agreeing(x, y) for a, b, x, y in pairs(stored, again) if company_of[a] == company_of[b] or rng.random() < 0.01]
 
     def taken(values: list[tuple[int, float]]) -> int:
-        return sum(n >= fp.MIN_INLIERS and spread >= fp.MIN_SPREAD for n, spread in values)
+        return sum(n >= fp.MIN_INLIERS and like >= fp.MIN_LIKE for n, like in values)
 
-    table = {str(n): [sum(i >= n for i, _ in values) / max(len(values), 1) for values in (same, others)] for n in range(8, 41, 4)}
+    def above(values: list[tuple[int, float]], bound: float) -> float:
+        return sum(n >= fp.MIN_INLIERS and like >= bound for n, like in values) / max(len(values), 1)
+
+    table = {f"{bound:.1f}": [above(same, bound), above(others, bound)] for bound in (0.3, 0.4, 0.5, 0.6, 0.7)}
     return {
         "picture_caught": share_of(taken(same), len(same)),
         "picture_false": share_of(taken(others), len(others)),
         "picture_ms": ms,
-        "picture_inliers_at_least": table,
+        "picture_like_at_least": table,
     }
 
 

@@ -2,8 +2,9 @@
 
 Two receipts of one shop look alike, so what was read decides: dates, times, amounts and long numbers (of the receipt, the till, the card).
 Both sides were read with mistakes, and a part may be cut off, so nothing has to be equal: shares of common numbers are weighed together
-with the date, the total and the time by a logistic regression. Where too little was read, the picture decides: binary features (ORB) that
-must lie in the same places up to a perspective.
+with the date, the total and the time by a logistic regression. Where too little was read, the picture decides: a small grey copy of
+5 KB is laid over the other by features that agree on one perspective, and must look the same there. That tells receipts of different
+shops apart, but those of one shop only in part, so what the picture decides goes to a person (`vision.fraud`).
 
 To find a fingerprint among very many, each has `keys`, whole numbers of 64 bits to be stored in an indexed column. Fingerprints that
 share a key are candidates. A key that very many share (a chain's telephone number on one day) tells nothing, and is skipped: see `Known`,
@@ -11,7 +12,7 @@ which does in memory what a database does in SQL.
 
 A receipt of which neither total nor date can be read is not found by what was read, but it is not awarded either: it goes to a person.
 
-Sources: min-wise hashing, Broder 1997; ORB, Rublee and others 2011; RANSAC, Fischler and Bolles 1981.
+Sources: min-wise hashing, Broder 1997; SIFT, Lowe 2004; MAGSAC++, Barath and others 2020.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ MIN_NUMBERS = 5
 """Numbers that both must have for the text to decide."""
 THRESHOLD = 0.5
 """Probability from which two are taken as the same."""
-MIN_INLIERS, MIN_SPREAD = 14, 0.12
-"""Features that must agree on one perspective, and the share of the page that they must span, for pictures to be the same."""
+MIN_INLIERS, MIN_LIKE = 20, 0.6
+"""Features that must agree on one perspective, and the correlation of the two pictures laid over each other, for them to be the same."""
 
-_MARKS_PER_CELL, _CELLS, _SIDE = 3, 8, 720
+_SIDE, _SMALL_BYTES = 400, 6_500
 _PERMUTATIONS = 12
 _MIX = np.random.default_rng(20261122).integers(1, 2**63, _PERMUTATIONS, dtype=np.uint64) | np.uint64(1)
 _SKIP_ABOVE = 200
@@ -71,8 +72,7 @@ class Fingerprint:
         total: in hundredths, as read.
         merchant: as read, letters and digits only.
         amounts, numbers, dates, times, words: tokens of the text, digits without marks between them.
-        marks: uint8 (M, 32), binary features; places: uint16 (M, 2), their places, 65535 is the longer side.
-        aspect: height by width of the picture.
+        small: a grey copy of the picture, 400 pixels on the longer side, as WebP.
         looks: difference hash of the whole picture, 64 bits.
     """
 
@@ -85,9 +85,7 @@ class Fingerprint:
     dates: frozenset[str] = frozenset()
     times: frozenset[str] = frozenset()
     words: frozenset[str] = frozenset()
-    marks: np.ndarray = field(default_factory=lambda: np.zeros((0, 32), np.uint8), repr=False, compare=False)
-    places: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.uint16), repr=False, compare=False)
-    aspect: float = 0.0
+    small: bytes = field(default=b"", repr=False)
     looks: int = 0
 
     @cached_property
@@ -98,12 +96,12 @@ class Fingerprint:
     def to_bytes(self) -> bytes:
         """For storage; compressed, with a version."""
         head = {
-            "sha256": self.sha256, "day": self.day, "total": self.total, "merchant": self.merchant, "aspect": self.aspect,
-            "looks": self.looks, "marks": len(self.marks),
+            "sha256": self.sha256, "day": self.day, "total": self.total, "merchant": self.merchant,
+            "looks": self.looks,
             **{name: sorted(getattr(self, name)) for name in _SETS},
         }  # fmt: skip
         packed = zlib.compress(orjson.dumps(head), 6)
-        return struct.pack("<BI", VERSION, len(packed)) + packed + self.marks.tobytes() + self.places.tobytes()
+        return struct.pack("<BI", VERSION, len(packed)) + packed + self.small
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Fingerprint:
@@ -119,12 +117,9 @@ class Fingerprint:
                     f"the fingerprint is of version {version}, this program reads {VERSION}. Make it anew from the picture."
                 )
             head = orjson.loads(zlib.decompress(data[5 : 5 + length]))
-            count, at = head.pop("marks"), 5 + length
-            marks = np.frombuffer(data, np.uint8, count * 32, at).reshape(count, 32)
-            places = np.frombuffer(data, np.uint16, count * 2, at + count * 32).reshape(count, 2)
             day = date.fromisoformat(head.pop("day")) if head["day"] else head.pop("day")
             sets = {name: frozenset(head.pop(name)) for name in _SETS}
-            return cls(day=day, marks=marks, places=places, **(sets | head))
+            return cls(day=day, small=bytes(data[5 + length :]), **(sets | head))
         except (struct.error, zlib.error, ValueError, KeyError, TypeError, AttributeError) as exc:
             raise ArtifactError("the fingerprint is damaged: it does not unpack. Make it anew from the picture.") from exc
 
@@ -154,15 +149,12 @@ class Likeness:
 def fingerprint(receipt: Receipt, picture: Picture | None = None) -> Fingerprint:
     """Make a fingerprint of what was read, `receipt.lines` above all, and of the picture where there is one."""
     tokens = _tokens(line.text for line in receipt.lines)
-    marks, places = (np.zeros((0, 32), np.uint8), np.zeros((0, 2), np.uint16)) if picture is None else _marks(picture.pixels)
     return Fingerprint(
         sha256=picture.sha256 if picture else "",
         day=receipt.date,
         total=None if receipt.total is None else int((receipt.total * 100).to_integral_value()),
         merchant=re.sub(r"[\W_]+", "", (receipt.merchant or "").upper()),
-        marks=marks,
-        places=places,
-        aspect=picture.height / picture.width if picture else 0.0,
+        small=_small(picture.pixels) if picture else b"",
         looks=_looks(picture.pixels) if picture else 0,
         amounts=tokens["amounts"],
         numbers=tokens["numbers"],
@@ -205,25 +197,18 @@ def _folded(match: re.Match[str]) -> str:
 # Pictures
 
 
-def _marks(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Binary features spread over the picture: uint8 (M, 32) and their places, uint16 (M, 2)."""
+def _small(pixels: np.ndarray) -> bytes:
+    """A grey copy of a picture, as good as fits."""
     height, width = pixels.shape[:2]
     scale = _SIDE / max(height, width)
-    size = max(round(width * scale), 32), max(round(height * scale), 32)
-    grey = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    orb = cv2.ORB.create(nfeatures=1_500, scaleFactor=1.2, nlevels=6, fastThreshold=8)
-    points = orb.detect(grey, None)
-    cells: dict[tuple[int, int], list[cv2.KeyPoint]] = defaultdict(list)
-    for point in sorted(points, key=lambda p: -p.response):
-        cell = cells[int(point.pt[0] * _CELLS / size[0]), int(point.pt[1] * _CELLS / size[1])]
-        if len(cell) < _MARKS_PER_CELL:
-            cell.append(point)
-    chosen = [p for cell in cells.values() for p in cell]
-    kept, marks = orb.compute(grey, chosen) if chosen else ([], None)
-    if marks is None or len(kept) == 0:
-        return np.zeros((0, 32), np.uint8), np.zeros((0, 2), np.uint16)
-    places = np.array([p.pt for p in kept]) / max(size) * 65_535
-    return np.ascontiguousarray(marks), np.clip(places, 0, 65_535).astype(np.uint16)
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    grey = cv2.resize(grey, (max(round(width * scale), 16), max(round(height * scale), 16)), interpolation=cv2.INTER_AREA)
+    packed = b""
+    for quality in (60, 45, 30, 20, 10, 1):
+        packed = cv2.imencode(".webp", grey, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+        if len(packed) <= _SMALL_BYTES:
+            break
+    return packed
 
 
 def _looks(pixels: np.ndarray) -> int:
@@ -233,41 +218,48 @@ def _looks(pixels: np.ndarray) -> int:
 
 
 def agreeing(a: Fingerprint, b: Fingerprint) -> tuple[int, float]:
-    """Features of two pictures that agree on one perspective, and the smaller of the shares of the two pages that they span."""
-    if len(a.marks) < 8 or len(b.marks) < 8:
+    """Features of two pictures that agree on one perspective, and how alike the pictures are when laid over each other, -1 to 1."""
+    if not a.small or not b.small:
         return 0, 0.0
-    pairs = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(a.marks, b.marks)
-    pairs = [p for p in pairs if p.distance <= 64]
-    if len(pairs) < 8:
+    ours, theirs = (np.asarray(cv2.imdecode(np.frombuffer(x.small, np.uint8), cv2.IMREAD_GRAYSCALE)) for x in (a, b))
+    sift = cv2.SIFT.create(nfeatures=700, contrastThreshold=0.02)
+    (points, first), (others, second) = sift.detectAndCompute(ours, None), sift.detectAndCompute(theirs, None)
+    if first is None or second is None or len(points) < 8 or len(others) < 8:
         return 0, 0.0
-    ours = np.array([a.places[p.queryIdx] for p in pairs], np.float32) / 65_535
-    theirs = np.array([b.places[p.trainIdx] for p in pairs], np.float32) / 65_535
-    homography, inliers = cv2.findHomography(ours, theirs, cv2.USAC_MAGSAC, 0.012, maxIters=2_000, confidence=0.995)
+    matches = cv2.BFMatcher(cv2.NORM_L2).knnMatch(first, second, k=2)
+    good = [m[0] for m in matches if len(m) == 2 and m[0].distance < 0.85 * m[1].distance]
+    if len(good) < 8:
+        return 0, 0.0
+    source = np.array([points[m.queryIdx].pt for m in good], np.float32)
+    target = np.array([others[m.trainIdx].pt for m in good], np.float32)
+    homography, inliers = cv2.findHomography(source, target, cv2.USAC_MAGSAC, 4.0, maxIters=3_000, confidence=0.995)
     if homography is None or inliers is None:
         return 0, 0.0
-    held = inliers.ravel().astype(bool)
-    if held.sum() < 4 or not _plausible(np.asarray(homography)):
-        return 0, 0.0
-    spans = [cv2.contourArea(cv2.convexHull(p[held])) / max(_area(f), 1e-6) for p, f in ((ours, a), (theirs, b))]
-    return int(held.sum()), float(min(spans))
+    return int(inliers.sum()), _alike(ours, theirs, np.asarray(homography))
 
 
-def _area(print_: Fingerprint) -> float:
-    """Of the page, where the longer side is 1."""
-    return min(print_.aspect, 1 / print_.aspect) if print_.aspect > 0 else 1.0
+def _alike(ours: np.ndarray, theirs: np.ndarray, homography: np.ndarray) -> float:
+    """Correlation of two grey pictures, light and contrast evened out, where one laid over the other covers it."""
+    size = (theirs.shape[1], theirs.shape[0])
+    moved = cv2.warpPerspective(_even(ours), homography, size)
+    covered = cv2.warpPerspective(np.ones(ours.shape, np.float32), homography, size) > 0.5
+    x, y = moved[covered], _even(theirs)[covered]
+    if covered.mean() < 0.15 or x.std() < 1e-6 or y.std() < 1e-6:
+        return 0.0
+    return float(np.corrcoef(x, y)[0, 1])
 
 
-def _plausible(homography: np.ndarray) -> bool:
-    """Whether a perspective is one that a camera can have: not mirrored, not folded, neither very small nor very large."""
-    corners = cv2.perspectiveTransform(np.array([[[0, 0], [0.7, 0], [0.7, 0.7], [0, 0.7]]], np.float32), homography)[0]
-    area = cv2.contourArea(corners, oriented=True) / 0.49
-    return bool(cv2.isContourConvex(corners)) and 0.15 < abs(area) < 7 and np.linalg.det(homography[:2, :2]) > 0
+def _even(grey: np.ndarray) -> np.ndarray:
+    """Float32, as wide and high: each place less its surroundings, by their contrast."""
+    values = grey.astype(np.float32)
+    detail = cv2.GaussianBlur(values, (0, 0), 0.8) - cv2.GaussianBlur(values, (0, 0), 6)
+    return np.asarray(detail / (np.sqrt(cv2.GaussianBlur(detail * detail, (0, 0), 10)) + 8), np.float32)
 
 
 # Comparing
 
 FEATURES = ("one", "amounts", "numbers", "day", "total", "times", "words")
-WEIGHTS = np.array([-2.3, 0.8, 2.9, 0.85, 0.3, 3.8, 1.3])
+WEIGHTS = np.array([-1.8, 1.3, 2.9, 0.6, 0.2, 4.0, 0.8])
 """Of FEATURES. Fitted by `python -m benchmarks.bench_same_receipt --fit`; see there."""
 
 
@@ -281,7 +273,7 @@ def features(a: Fingerprint, b: Fingerprint) -> np.ndarray:
             _share(a.numbers, b.numbers),
             day,
             _equal(a.total, b.total),
-            _times(a.times, b.times),
+            _moment(a, b, day),
             _share(a.words, b.words),
         ]
     )
@@ -319,10 +311,12 @@ def _any(a: frozenset[str], b: frozenset[str]) -> float:
     return 0.0 if not a or not b else 1.0 if a & b else -1.0
 
 
-def _times(a: frozenset[str], b: frozenset[str]) -> float:
-    """As `_any`, but times that differ in one digit tell nothing: one of them may be misread."""
-    found = _any(a, b)
-    near = found < 0 and any(sum(x != y for x, y in zip(one, other, strict=True)) == 1 for one in a for other in b)
+def _moment(a: Fingerprint, b: Fingerprint, day: float) -> float:
+    """Of the time of day. The same on different days tells nothing, nor do times that differ in one digit: one may be misread."""
+    found = _any(a.times, b.times)
+    if found > 0:
+        return 1.0 if day >= 0 else 0.0
+    near = any(sum(x != y for x, y in zip(one, other, strict=True)) == 1 for one in a.times for other in b.times)
     return 0.0 if near else found
 
 
@@ -333,11 +327,12 @@ def compare(a: Fingerprint, b: Fingerprint) -> Likeness:
     if min(len(a.tokens), len(b.tokens)) >= MIN_NUMBERS:
         found = features(a, b)
         return Likeness(float(1 / (1 + np.exp(-found @ WEIGHTS))), "text", _reasons(a, b))
-    inliers, spread = agreeing(a, b)
     if _equal(a.total, b.total) < 0 and _equal(a.day, b.day) < 0:
         return Likeness(0.0, "picture")
+    first, second = sorted((a, b), key=lambda one: one.small)  # so that it is the same either way round
+    inliers, like = agreeing(first, second)
     # A half where both bounds are just met; no figure of chance beyond that.
-    probability = float(1 / (1 + np.exp(-min((inliers - MIN_INLIERS + 0.5) / 3, (spread - MIN_SPREAD) * 40))))
+    probability = float(1 / (1 + np.exp(-min((inliers - MIN_INLIERS + 0.5) / 3, (like - MIN_LIKE) * 10))))
     return Likeness(probability, "picture", (f"{inliers} details of the picture lie in the same places",) if inliers else ())
 
 
@@ -362,7 +357,7 @@ def keys(print_: Fingerprint) -> tuple[int, ...]:
     found: list[tuple[object, ...]] = []
     if print_.sha256:
         found.append(("file", print_.sha256))
-    if print_.aspect:
+    if print_.small:
         found += [("looks", n, print_.looks >> 16 * n & 0xFFFF) for n in range(4)]
     if print_.day is not None and print_.total is not None:
         found.append(("day and total", print_.day.isoformat(), print_.total))
