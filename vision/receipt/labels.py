@@ -50,7 +50,7 @@ _DISCOUNT = pattern(
     r"DISC(OUNT)?|RABATT|REMISE|REDUC|DESCUENTO|DESCTO|DISKAUN|DISKON|PROMOTION|VOUCHER|COUPON|REBATE|NACHLASS|KORTING|SCONTO|MARKDOWN"
 )
 _SERVICE = pattern(
-    r"SERVICECH|SERVCH|SVCCH|SVCHG|SERVCHARGE|SERVICEFEE|BEDIENUNG|CAJPERKHIDMATAN|^SERVICE$|^SVC|DELIVERYFEE|DELIVERYCH|SHIPPING"
+    r"SERVICECH|SERVCH|SRVCH|SRVCCH|SVCCH|SVCHG|SERVCHARGE|SERVICEFEE|BEDIENUNG|CAJPERKHIDMATAN|^SERVICE$|^SVC|DELIVERYFEE|DELIVERYCH|SHIPPING"
     r"|PACKAGING"
 )
 _TIP = pattern(r"^TIPS?$|GRATUITY|TRINKGELD|POURBOIRE|PROPINA|TIPAMOUNT|^TIPADDED")
@@ -118,8 +118,8 @@ def kind_of(label: str) -> tuple[str | None, bool]:
     if len(folded) < 2:
         return None, False
     for regex, kind in (
-        (_CHANGE, "change"), (_IGNORED, "ignored"), (_ROUNDED, "rounded"), (_ROUNDING, "rounding"), (_SUBTOTAL, "subtotal"),
-        (_DISCOUNT, "discount"), (_SERVICE, "service"), (_TIP, "tip"),
+        (_SERVICE, "service"), (_CHANGE, "change"), (_IGNORED, "ignored"), (_ROUNDED, "rounded"), (_ROUNDING, "rounding"),
+        (_SUBTOTAL, "subtotal"), (_DISCOUNT, "discount"), (_TIP, "tip"),
     ):  # fmt: skip
         if regex.search(folded):
             if kind == "rounding" and _TOTAL.search(folded):

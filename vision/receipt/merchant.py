@@ -103,6 +103,7 @@ def find_merchant(page: Page) -> FoundMerchant | None:
             "large": min(2.0, max(r.height for r in rows) / max(1.0, usual)),
             "reading": min(r.confidence for r in rows),
             "score": best_score,
+            "doubtful": float(best_score < 0),
         },
     )
 
@@ -264,6 +265,9 @@ def _clean(text: str) -> str:
     if len(upper) == len(text):
         keep = len(_strip_registration(upper))
         text = text[:keep]
+    # Digits between letters are misread letters: FO0D, D.1.Y.
+    text = re.sub(r"(?<=[A-Za-z])0(?=[A-Za-z])", "O", text)
+    text = re.sub(r"(?<=[A-Z])1(?=[A-Z])|(?<=[A-Z]\.)1(?=\.[A-Z])", "I", text)
     text = re.sub(r"^[\s*=\-_~.:;,'\"|<>#+]+|[\s*=\-_~:;,'\"|<>#+]+$", "", text)
     end = re.search(r"(?i)\b(?:SDN\.? ?BHD\b\.?|S/B\b|GMBH\b|CO\.(?=\s[A-Z])(?!\s?(?:LTD|INC|KG)))", text)
     if end and not re.match(r"\s?[(&]", text[end.end() :]):

@@ -16,6 +16,9 @@ from vision.types import LineItem, Quad
 ZERO = Decimal(0)
 _LOOK_ALIKE = {"0": "689", "1": "74", "2": "7Z", "3": "859", "4": "19", "5": "638", "6": "580", "7": "12", "8": "3065", "9": "3408"}
 """Digits that text engines take for one another on thermal print."""
+CENT_OFF = Decimal("0.01")
+"""Taxes rounded line by line may be a cent off: that neither agrees nor contradicts."""
+FIVE_CENTS = Decimal("0.05")
 _SMALL = Decimal(1)
 """A "rounding" row with more than this holds the rounded total."""
 
@@ -74,10 +77,11 @@ def decide(reading: Reading, items: tuple[LineItem, ...], items_discount: Decima
     value = max(scores, key=lambda v: scores[v])
     best = max(candidates[value], key=lambda x: (STRENGTH.get(x.kind, 0.0), x.row))
     sums = replace(sums, total=best, quads={**sums.quads, "total": (best.amount.piece.quad,)})
-    holds, fails = check(value, sums)
+    judged = _without_itself(value, candidates[value], sums)
+    holds, fails = check(value, judged)
     repaired = None
     if not holds and fails:
-        found = repair(value, sums)
+        found = repair(value, judged)
         if found is not None:
             repaired, new = found
             if repaired == "total":
@@ -165,6 +169,8 @@ def _candidates(reading: Reading, sums: Sums) -> dict[Decimal, list[Labelled]]:
     for x in reading.labelled:
         if x.kind == "subtotal" and not x.summary:
             out.setdefault(x.value, []).append(x)
+    for value, x in _derived(reading, sums):
+        out.setdefault(value, []).append(x)
     if not out:
         for x in paid:
             out.setdefault(abs(x.value), []).append(x)
@@ -179,8 +185,26 @@ def _candidates(reading: Reading, sums: Sums) -> dict[Decimal, list[Labelled]]:
     return out
 
 
+def _derived(reading: Reading, sums: Sums) -> Iterator[tuple[Decimal, Labelled]]:
+    """Amounts printed below the subtotal without a readable word that are the subtotal with tax, service, discount or rounding."""
+    if sums.subtotal is None:
+        return
+    reached = {sums.subtotal.value + change for change in _changes(sums) if change}
+    for i in range(sums.subtotal.row + 1, len(reading.page.rows)):
+        for a in reading.amounts[i]:
+            if a.is_money and a.value in reached and i not in reading.summary_rows:
+                yield a.value, Labelled("derived", a, i)
+
+
+def _without_itself(value: Decimal, rows: list[Labelled], sums: Sums) -> Sums:
+    """The sums without the subtotal that the value is itself: no row confirms itself."""
+    if any(x.kind in STRENGTH for x in rows):
+        return sums
+    return replace(sums, nets=tuple(n for n in sums.nets if n != value))
+
+
 def _score(value: Decimal, rows: list[Labelled], reading: Reading, sums: Sums) -> float:
-    holds, fails = check(value, sums)
+    holds, fails = check(value, _without_itself(value, rows, sums))
     strengths = sorted((STRENGTH.get(x.kind, 0.0) - 1.5 * x.fuzzy for x in rows), reverse=True)
     score = strengths[0] + 0.4 * min(2, len(strengths) - 1)
     score += 3.0 * ("paid" in holds) + 1.5 * ("sum" in holds) + 1.0 * ("items" in holds)
@@ -204,8 +228,13 @@ def check(value: Decimal, sums: Sums) -> tuple[frozenset[str], frozenset[str]]:
     if paid is not None:
         (holds if paid else fails).add("paid")
     for name, bases in (("sum", sums.nets), ("items", (sums.of_items,) if sums.of_items is not None else ())):
-        if bases:
-            (holds if any(_reaches(base, value, sums, name) for base in bases) else fails).add(name)
+        distances = [_distance(base, value, sums) for base in bases]
+        if not distances:
+            continue
+        if min(distances) == 0:
+            holds.add(name)
+        elif min(distances) > CENT_OFF:
+            fails.add(name)
     return frozenset(holds), frozenset(fails)
 
 
@@ -220,16 +249,14 @@ def _paid(value: Decimal, sums: Sums) -> bool | None:
     return None if all(p >= value for p in handed) else False
 
 
-def _reaches(base: Decimal, value: Decimal, sums: Sums, name: str) -> bool:
-    """Whether base, with tax, discount, service, tip and rounding taken or left, gives the total."""
-    if name == "sum" and base == value and not (sums.tax or sums.rounding or sums.discount):
-        return True
-    tolerance = Decimal("0.01")
-    for change in _changes(sums):
-        if abs(base + change - value) <= (tolerance if change else ZERO):
-            return True
-    # Cash is rounded to five cents in places where nothing is printed about it.
-    return sums.rounding is None and value % Decimal("0.05") == 0 and 0 < abs(base + (sums.tax or ZERO) - value) <= Decimal("0.02")
+def _distance(base: Decimal, value: Decimal, sums: Sums) -> Decimal:
+    """How far the total is from base with tax, discount, service, tip and rounding taken or left, whichever comes nearest."""
+    distance = min(abs(base + change - value) for change in _changes(sums))
+    if sums.rounding is None and value % FIVE_CENTS == 0:
+        # Cash is rounded to five cents in places where nothing is printed about it.
+        rounded = abs(base + (sums.tax or ZERO) - value), abs(base - value)
+        return ZERO if min(rounded) <= Decimal("0.02") else distance
+    return distance
 
 
 def _changes(sums: Sums) -> Iterator[Decimal]:
@@ -279,6 +306,9 @@ def repair(total: Decimal, sums: Sums) -> tuple[str, Decimal] | None:
             n = len(check(total, changed)[0])
             if n > before:
                 found[name, value] = n
+    if sums.rounding:
+        # Where a rounding is printed, the total is a multiple of five cents.
+        found = {key: n for key, n in found.items() if (key[1] if key[0] == "total" else total) % FIVE_CENTS == 0}
     if not found:
         return None
     most = max(found.values())
@@ -311,6 +341,7 @@ def _facts(
         "paid": float("paid" in holds),
         "fails": float(len(fails & {"paid", "sum"})),
         "strength": STRENGTH.get(best.kind, 0.0) / 10,
+        "unnamed": float(best.kind not in STRENGTH),
         "margin": min(4.0, top - max(others)) / 4 if others else 1.0,
         "rivals": float(bool(rivals)),
         "printed": min(3.0, printed) / 3,
