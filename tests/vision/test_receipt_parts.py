@@ -227,6 +227,8 @@ def test_expiry_and_law_dates_are_not_the_day_of_purchase() -> None:
         ("OAK STATIONERY SHOP\nNO. 31G, JALAN EMPAT\nTAX INVOICE\nOWNED BY :\nOAK SUPPLY SDN BHD (1135772-K)", "OAK STATIONERY SHOP"),
         ("OAK BAKERIES SDN BHD (139386 X)\nLOT 3, JALAN LIMA\nDATE: 28/08/2017\nPINE MART SDN BHD\nFLOOR 1", "OAK BAKERIES SDN BHD"),
         ("MR. F.1.X. (M) SDN BHD\nNO 1, JALAN SATU", "MR. F.I.X. (M) SDN BHD"),
+        ("OAK HOLDINGS SON. BHD.(2\nNO 1, JALAN SATU", "OAK HOLDINGS SDN. BHD."),
+        ("Oak Foods (M) Son Bhd\nNO 1, JALAN SATU", "Oak Foods (M) Sdn Bhd"),
         ("OAK FO0DS LTD\n12 Mill Lane", "OAK FOODS LTD"),
         ("WELCOME TO\nOak Tree Hardware Inc.\n200 King Street", "Oak Tree Hardware Inc."),
         ("3180303\nOAK STATIONERY SDN BHD\n(162761-M)", "OAK STATIONERY SDN BHD"),

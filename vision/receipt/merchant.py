@@ -19,7 +19,9 @@ _SUFFIX = re.compile(
     r"|\bHOLDINGS?\b)"
 )
 _GLUED_SUFFIX = re.compile(r"SDN\.?BHD|SDNBHD|PTELTD|PVTLTD|PTYLTD")
-_LEGAL = re.compile(r"SDN|BHD|\bS/B\b|\bLTD\b|\bLIMITED\b|\bINC\b|\bLLC\b|\bGMBH\b|\bPLC\b|\bSARL\b|\bCORP\b|\bPTY\b|\bPVT\b")
+_LEGAL = re.compile(
+    r"SDN|\bS[O0]N\.? ?BHD|BHD|\bS/B\b|\bLTD\b|\bLIMITED\b|\bINC\b|\bLLC\b|\bGMBH\b|\bPLC\b|\bSARL\b|\bCORP\b|\bPTY\b|\bPVT\b"
+)
 _GENERIC = frozenset({
     "CO", "COMPANY", "HOLDINGS", "HOLDING", "ENTERPRISE", "ENTERPRISES", "TRADING", "MARKETING", "STATIONERY", "HARDWARE",
     "RESTAURANT", "RESTAURANTS", "RESTORAN", "CAFE", "BAKERY", "STORE", "STORES", "SHOP", "MART", "SUPERMARKET", "HYPERMARKET",
@@ -269,7 +271,9 @@ def _clean(text: str) -> str:
     text = re.sub(r"(?<=[A-Za-z])0(?=[A-Za-z])", "O", text)
     text = re.sub(r"(?<=[A-Z])1(?=[A-Z])|(?<=[A-Z]\.)1(?=\.[A-Z])", "I", text)
     text = re.sub(r"^[\s*=\-_~.:;,'\"|<>#+]+|[\s*=\-_~:;,'\"|<>#+]+$", "", text)
+    # The legal form is known, whatever was read of it: SON BHD.
+    text = re.sub(r"\b([Ss])[oO0](?i:(n\.? ?bhd))", lambda m: m[1] + ("D" if m[2][0].isupper() else "d") + m[2], text)
     end = re.search(r"(?i)\b(?:SDN\.? ?BHD\b\.?|S/B\b|GMBH\b|CO\.(?=\s[A-Z])(?!\s?(?:LTD|INC|KG)))", text)
-    if end and not re.match(r"\s?[(&]", text[end.end() :]):
+    if end and not re.match(r"\s?(?:&|\([^\W\d]*[A-Za-z])", text[end.end() :]):
         text = text[: end.end()]
     return re.sub(r"\s?[(\[{]\s*$", "", text)
