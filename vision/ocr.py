@@ -227,7 +227,8 @@ class _Reader:
 
     def _lines(self, found: ocr_detect.Found, readings: dict[int, ocr_recognize.Reading]) -> list[TextLine]:
         height, width = self.given.shape[:2]
-        quads = preprocess.turned_back(found.quads, self.turned, width, height)
+        tight = found.quads if found.tight is None else found.tight
+        quads = preprocess.turned_back(tight, self.turned, width, height)
         lines = []
         for i, quad in enumerate(quads):
             reading = readings[i]

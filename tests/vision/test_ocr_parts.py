@@ -56,6 +56,15 @@ def test_boxes_are_in_pixels_of_the_picture_and_inside_it():
     assert (found.scores > 0.8).all()
 
 
+def test_the_print_itself_lies_inside_the_box_that_is_read():
+    found = ocr_detect.boxes(drawn_map(((200, 60), (150, 12), 5), ((180, 170), (60, 16), 5)), 400, 240, 0.3, 0.5, 1.6)
+    (wide, high), (inner_wide, inner_high) = ocr_detect.sizes(found.quads), ocr_detect.sizes(found.tight)
+    np.testing.assert_allclose(found.tight.mean(1), found.quads.mean(1), atol=0.01)
+    grown = high - 13  # of a core that dilation has made a pixel higher
+    assert ((inner_high < high) & (inner_wide < wide)).all()
+    assert (high - inner_high)[0] == pytest.approx(grown[0] * (1 - ocr_detect.TIGHT / 1.6), abs=0.6)
+
+
 def test_specks_and_faint_marks_are_no_text():
     text_map = drawn_map(((200, 60), (1, 1), 0))
     text_map[150:165, 100:200] = 100  # above the map's threshold, below the box's
