@@ -9,12 +9,13 @@ from decimal import Decimal
 import pytest
 
 from tests.vision.receipts import lines_of
+from vision.receipt import read_receipt
 from vision.receipt.confidence import WEIGHTS, confidence
 from vision.receipt.dates import find_date
 from vision.receipt.labels import kind_of, read_labels
 from vision.receipt.layout import Page, Piece, Row, estimate_skew, lay_out
 from vision.receipt.merchant import find_merchant
-from vision.receipt.money import amounts_of, currency_of, page_uses_decimal_comma, row_amounts
+from vision.receipt.money import amounts_of, currency_of, dollars_repaired, page_uses_decimal_comma, row_amounts
 from vision.receipt.reconcile import Sums, check, readings_of, repair
 from vision.receipt.text import fold
 from vision.types import TextLine
@@ -113,6 +114,14 @@ def test_numbers_as_they_are_printed(text: str, comma: bool, values: list[str]) 
 def test_letters_for_digits_are_marked_as_repaired() -> None:
     assert [a.repaired for a in amounts_of(_piece("1O.50"))] == [True]
     assert [a.repaired for a in amounts_of(_piece("10.50"))] == [False]
+
+
+def test_an_s_before_an_amount_is_a_dollar_where_the_page_has_dollars() -> None:
+    def texts(text: str) -> list[str]:
+        return [p.text for row in dollars_repaired(_page(text)).rows for p in row.pieces]
+
+    assert texts("TEA  $1.10\nTOTAL  S8.20\nSODA S8") == ["TEA", "$1.10", "TOTAL", "$8.20", "SODA S8"]
+    assert texts("TEA  1.10\nTOTAL  S8.20") == ["TEA", "1.10", "TOTAL", "S8.20"]
 
 
 def test_a_currency_in_the_piece_before_belongs_to_the_amount() -> None:
@@ -315,6 +324,12 @@ def test_equations_that_hold_and_that_fail() -> None:
 def test_rounding_may_go_either_way() -> None:
     assert check(Decimal("42.50"), _sums(net="42.48", rounding="0.02"))[0] == {"sum"}
     assert check(Decimal("42.50"), _sums(net="42.52", rounding="0.02"))[0] == {"sum"}
+
+
+def test_supplies_of_two_tax_rates_add_up() -> None:
+    page = "TOTAL 0% SUPPLIES:   14.35\nTOTAL 6% SUPPLIES (INC. GST):   27.09\nTOTAL PAYABLE:   41.44"
+    receipt = read_receipt(lines_of(page))
+    assert (receipt.total, receipt.reconciled) == (Decimal("41.44"), True)
 
 
 def test_a_cent_off_neither_agrees_nor_contradicts() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from vision.receipt.layout import Page, Piece, Row
@@ -53,6 +53,8 @@ _WORD = re.compile(
     r"(?P<tail>[A-Z]{0,3}[*)]?)",
     re.IGNORECASE,
 )
+
+_DOLLAR_AS_LETTER = re.compile(r"(?<![A-Za-z0-9.,])[Ss](?=\d{1,5}[.,]\d{2}(?!\d))")
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,14 @@ def repair_digits(text: str) -> str:
         return found["head"] + as_digits(core) + found["tail"]
 
     return re.sub(r"\S+", word, text)
+
+
+def dollars_repaired(page: Page) -> Page:
+    """The page with S before an amount as $, where the page has a $ elsewhere: S8.20 is $8.20 there, not 58.20."""
+    if not any("$" in row.text for row in page.rows):
+        return page
+    rows = tuple(Row(tuple(replace(p, text=_DOLLAR_AS_LETTER.sub("$", p.text)) for p in row.pieces)) for row in page.rows)
+    return replace(page, rows=rows)
 
 
 def amounts_of(piece: Piece, decimal_comma: bool = False) -> list[Amount]:

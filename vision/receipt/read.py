@@ -15,7 +15,7 @@ from vision.receipt.items import find_items, with_confidence
 from vision.receipt.labels import read_labels
 from vision.receipt.layout import lay_out
 from vision.receipt.merchant import FoundMerchant, find_merchant
-from vision.receipt.money import currency_of, page_uses_decimal_comma
+from vision.receipt.money import currency_of, dollars_repaired, page_uses_decimal_comma
 from vision.receipt.reconcile import Decision, decide
 from vision.types import LineItem, Quad, Receipt, TextLine
 
@@ -46,7 +46,7 @@ def read_receipt(lines: Sequence[TextLine], as_of: date | None = None, settings:
         ShapeError: a piece whose place is not four finite corners.
     """
     settings = settings or ReceiptSettings.load()
-    page = lay_out(lines)
+    page = dollars_repaired(lay_out(lines))
     reading = read_labels(page, page_uses_decimal_comma(page))
     items, item_quads, items_discount = find_items(reading)
     decision = decide(reading, items, items_discount)

@@ -227,7 +227,9 @@ def check(value: Decimal, sums: Sums) -> tuple[frozenset[str], frozenset[str]]:
     paid = _paid(value, sums)
     if paid is not None:
         (holds if paid else fails).add("paid")
-    for name, bases in (("sum", sums.nets), ("items", (sums.of_items,) if sums.of_items is not None else ())):
+    # Supplies of two tax rates are often summed apart: both together are a base, too.
+    pairs = tuple(a + b for a, b in itertools.combinations(sums.nets[:6], 2))
+    for name, bases in (("sum", sums.nets + pairs), ("items", (sums.of_items,) if sums.of_items is not None else ())):
         distances = [_distance(base, value, sums) for base in bases]
         if not distances:
             continue
