@@ -143,7 +143,7 @@ def test_weights_of_the_hub_that_cannot_be_had_are_a_clear_error(monkeypatch, tm
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ArtifactError, match="from the hub.*REGULARS_PRODUCTS_WEIGHTS"):
+    with pytest.raises(ArtifactError, match=r"from the hub.*REGULARS_PRODUCTS_WEIGHTS"):
         ProductNet(config(), "hub")
 
 
