@@ -218,9 +218,11 @@ class _Business:
         self.ready = files is not None
         self.files = files or {}
         self.products = [taught for _, taught in self.files.values()]
-        self.owner = np.repeat(np.arange(len(self.products)), [len(p.vectors) for p in self.products])
-        self.views = np.ascontiguousarray(np.concatenate([p.vectors for p in self.products])) if self.products else np.zeros((0, 1))
-        self.means = np.stack([p.mean for p in self.products]) if self.products else np.zeros((0, 1))
+        self.owner: np.ndarray = np.repeat(np.arange(len(self.products)), [len(p.vectors) for p in self.products])
+        self.views: np.ndarray = (
+            np.ascontiguousarray(np.concatenate([p.vectors for p in self.products])) if self.products else np.zeros((0, 1), np.float32)
+        )
+        self.means: np.ndarray = np.stack([p.mean for p in self.products]) if self.products else np.zeros((0, 1), np.float32)
 
 
 def views_of(pixels: np.ndarray) -> list[np.ndarray]:

@@ -144,7 +144,7 @@ def _backbone(config: ProductConfig, weights: Path | str | None) -> Any:
     if config.model not in timm.list_models():
         near = ", ".join(timm.list_models(f"*{config.model}*")[:5]) or "efficientnet_b0, tf_efficientnet_lite0"
         raise ConfigError(f"timm has no network {config.model!r}. Name one of its networks, for example: {near}")
-    rates = {"num_classes": 0, "drop_path_rate": config.drop_path}
+    rates: dict[str, Any] = {"num_classes": 0, "drop_path_rate": config.drop_path}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

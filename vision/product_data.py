@@ -66,7 +66,7 @@ class ProductSet:
             found.update(f"{content} {self.names[fine]} {split}\n".encode())
         return found.hexdigest()[:16]
 
-    def without(self, classes: Sequence[int]) -> tuple[ProductSet, np.ndarray]:
+    def without(self, classes: Sequence[int] | np.ndarray) -> tuple[ProductSet, np.ndarray]:
         """The set without some fine classes, and the rows that it keeps."""
         kept = np.setdiff1d(np.arange(len(self.names)), classes)
         rows = np.flatnonzero(np.isin(self.fine, kept))

@@ -1,0 +1,48 @@
+"""The product network of the model server: loaded when it is not yet, and one in this process when there is no server."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from contracts.errors import ArtifactError, UpstreamError
+from ray_apps.product_network import TritonNetwork, open_network
+from tests.vision.products_drawn import picture, write_set
+from vision.product_data import squared
+from vision.products import LocalNetwork
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    from vision.train import ProductSettings, train
+
+    root = tmp_path_factory.mktemp("products")
+    settings = ProductSettings.load(
+        environ={}, model="test_efficientnet", size=64, batch_size=8, weights="scratch", precision="fp32", steps=3
+    )
+    train(write_set(root / "data", 6), root / "run", settings, Console(file=io.StringIO()))
+    return root / "run" / "artifact"
+
+
+def test_without_a_server_the_network_runs_in_this_process(folder, tmp_path, free_port):
+    assert isinstance(open_network("", tmp_path / "repo", folder), LocalNetwork)
+    away = f"127.0.0.1:{free_port()}"
+    assert isinstance(open_network(away, tmp_path / "repo", folder, 0.5), LocalNetwork)
+
+
+def test_a_server_that_is_away_serves_nothing(free_port):
+    network = TritonNetwork(f"127.0.0.1:{free_port()}", 0.5)
+    assert not network.serves("x")
+    with pytest.raises(UpstreamError):
+        network.infer(np.stack([squared(picture("circle-red", 1), 64)]))
+    with pytest.raises(UpstreamError):
+        network.load()
+    network.close()
+
+
+def test_a_folder_without_a_network_is_refused(tmp_path):
+    with pytest.raises(ArtifactError, match="regulars train products"):
+        open_network("", tmp_path / "repo", tmp_path)
