@@ -203,9 +203,9 @@ print(json.dumps({"said": said, "more_kb": after - before}))
 def in_a_child(files: list[bytes], more_bytes: int, **limits: int) -> tuple[list[str], int]:
     """What became of files, one after the other, in a process that may take so many bytes more, and how many more it had at its peak."""
     sent = b"".join(struct.pack(">Q", len(data)) + data for data in files)
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(more_bytes)], input=sent, capture_output=True, check=True, cwd=ROOT, timeout=280
-    )
+    command = [sys.executable, "-c", CHILD, str(more_bytes), json.dumps(limits)]
+    done = subprocess.run(command, input=sent, capture_output=True, check=False, cwd=ROOT, timeout=280)
+    assert done.returncode == 0, done.stderr.decode()
     answer = json.loads(done.stdout)
     return answer["said"], answer["more_kb"] * 1024
 
