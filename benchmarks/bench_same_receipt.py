@@ -323,7 +323,7 @@ def main() -> None:
     chosen = [s for s in everything if options.all or not s.fits][: options.receipts or None]
     engine = open_engine(options.home, OcrSettings(engine=options.engine)) if options.ocr else None
     maker = Maker(options.pictures, engine, options.mistakes, options.times, options.seed)
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
+    settings = {k: v.name if isinstance(v, Path) else v for k, v in vars(options).items()}
     result = record("Is the same receipt, photographed again, found?", settings | {"load": os.getloadavg()[0]}, ["numpy"])
     figures = measure(chosen, maker, company_of)
     show(figures)
