@@ -238,6 +238,7 @@ def test_expiry_and_law_dates_are_not_the_day_of_purchase() -> None:
         ("MR. F.1.X. (M) SDN BHD\nNO 1, JALAN SATU", "MR. F.I.X. (M) SDN BHD"),
         ("OAK HOLDINGS SON. BHD.(2\nNO 1, JALAN SATU", "OAK HOLDINGS SDN. BHD."),
         ("Oak Foods (M) Son Bhd\nNO 1, JALAN SATU", "Oak Foods (M) Sdn Bhd"),
+        ("24 OAK MART 5/B (519537-X)\nNO 1, JALAN SATU", "24 OAK MART S/B"),
         ("OAK FO0DS LTD\n12 Mill Lane", "OAK FOODS LTD"),
         ("WELCOME TO\nOak Tree Hardware Inc.\n200 King Street", "Oak Tree Hardware Inc."),
         ("3180303\nOAK STATIONERY SDN BHD\n(162761-M)", "OAK STATIONERY SDN BHD"),
@@ -352,6 +353,10 @@ def test_two_readings_that_fit_alike_are_none() -> None:
     assert check(Decimal("3.00"), sums)[1] == {"paid"}
     assert repair(Decimal("3.00"), sums) == ("cash", Decimal("5.00"))
     assert repair(Decimal("5.00"), _sums(cash="9.00", change="1.00")) is None  # total 8.00, cash 6.00 and change 4.00 fit alike
+
+
+def test_a_mark_read_as_a_leading_digit_is_taken_off() -> None:
+    assert repair(Decimal("194.19"), _sums(net="88.86", tax="5.33")) == ("total", Decimal("94.19"))
 
 
 def test_no_reading_that_fits_is_no_repair() -> None:

@@ -273,6 +273,7 @@ def _clean(text: str) -> str:
     text = re.sub(r"^[\s*=\-_~.:;,'\"|<>#+]+|[\s*=\-_~:;,'\"|<>#+]+$", "", text)
     # The legal form is known, whatever was read of it: SON BHD.
     text = re.sub(r"\b([Ss])[oO0](?i:(n\.? ?bhd))", lambda m: m[1] + ("D" if m[2][0].isupper() else "d") + m[2], text)
+    text = re.sub(r"(?<=[A-Za-z)] )[5Ss]/[8Bb](?![\w/])", "S/B", text)
     end = re.search(r"(?i)\b(?:SDN\.? ?BHD\b\.?|S/B\b|GMBH\b|CO\.(?=\s[A-Z])(?!\s?(?:LTD|INC|KG)))", text)
     if end and not re.match(r"\s?(?:&|\([^\W\d]*[A-Za-z])", text[end.end() :]):
         text = text[: end.end()]

@@ -274,7 +274,7 @@ def _changes(sums: Sums) -> Iterator[Decimal]:
 
 
 def readings_of(value: Decimal) -> list[Decimal]:
-    """What an amount may be when one of its digits was misread, or its decimal point lost or misplaced."""
+    """What an amount may be when one of its digits was misread, a mark before it as one, or its decimal point lost."""
     text = f"{abs(value):.2f}"
     out = []
     for i, c in enumerate(text):
@@ -282,6 +282,8 @@ def readings_of(value: Decimal) -> list[Decimal]:
             if other.isdigit():
                 out.append(text[:i] + other + text[i + 1 :])
     digits = text.replace(".", "")
+    if len(digits) >= 4:
+        out.append(text[1:])  # a mark before the amount was read as a digit
     if text.endswith(".00") and len(digits) > 4:
         out.append(f"{text[:-5]}.{text[-5:-3]}")  # 1250 for 12.50
     sign = -1 if value < 0 else 1
