@@ -10,9 +10,11 @@ from rich.console import Console
 
 from contracts.errors import ArtifactError, UpstreamError
 from ray_apps.product_network import TritonNetwork, open_network
+from serving.repository import build_products
+from serving.triton import TritonServer
 from tests.vision.products_drawn import picture, write_set
 from vision.product_data import squared
-from vision.products import LocalNetwork
+from vision.products import LocalNetwork, ProductRecognizer
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +48,22 @@ def test_a_server_that_is_away_serves_nothing(free_port):
 def test_a_folder_without_a_network_is_refused(tmp_path):
     with pytest.raises(ArtifactError, match="regulars train products"):
         open_network("", tmp_path / "repo", tmp_path)
+
+
+def test_triton_answers_as_this_process_does(folder, tmp_path, quick_settings):
+    build_products(folder, tmp_path / "repository")
+    server = TritonServer(quick_settings(), tmp_path / "repository", tmp_path / "run", lambda client: None)
+    try:
+        server.start()
+        remote = open_network(server.url, tmp_path / "repository", folder, 60)
+        assert isinstance(remote, TritonNetwork)
+        batch = np.stack([squared(picture("circle-red", i), 64) for i in range(3)])
+        here, there = LocalNetwork(folder).infer(batch), remote.infer(batch)
+        assert set(here) == set(there)
+        for name, value in here.items():
+            assert there[name] == pytest.approx(value, abs=1e-3), name
+        found = ProductRecognizer(folder, remote).recognise(picture("circle-red", 5))
+        assert found.nearest[0][1] == pytest.approx(ProductRecognizer(folder).recognise(picture("circle-red", 5)).nearest[0][1], abs=1e-3)
+        remote.close()
+    finally:
+        server.stop()
