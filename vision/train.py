@@ -273,7 +273,7 @@ class _Run:
         sizes = [max(32, round(self.settings.size * share / 32) * 32) for share, _ in PHASES]
         before, optimizer = deepcopy(self.model.state_dict()), deepcopy(self.optimizer.state_dict())
         averaged = deepcopy(self.averaged.state_dict())
-        bf16, channels_last = self._fastest(sizes[1])
+        bf16, channels_last = self._fastest(sizes[0])
         times = {size: self._time(size, bf16, channels_last) for size in dict.fromkeys(sizes)}
         self.model.load_state_dict(before)
         self.averaged.load_state_dict(averaged)
@@ -303,11 +303,11 @@ class _Run:
     def _time(self, size: int, bf16: bool, channels_last: bool) -> float:
         self.model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         took = []
-        for i in range(3):
+        for i in range(2):
             began = time.perf_counter()
             self.step(i, size, bf16, channels_last)
             took.append(time.perf_counter() - began)
-        return min(took[1:])
+        return took[-1]
 
     def _save(self, peak: list[float]) -> None:
         state = {
