@@ -111,20 +111,35 @@ class WrongType(ContractError):
     slug = "wrong-type"
 
 
-class PictureRefused(ContractError):
-    """A picture that is damaged, or that is not decoded for safety.
+class Refused(ContractError):
+    """What a caller sent is not worked on.
 
     Args:
         message: what is wrong with it, what is allowed, what to do.
-        reason: one word for machines, of those that `vision.containers.REASONS` lists.
+        reason: one word for machines.
     """
+
+    reason = "refused"
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason or self.reason
+
+
+class PictureRefused(Refused):
+    """A picture that is damaged, or that is not decoded for safety; `reason` is one of `vision.containers.REASONS`."""
 
     title = "Picture refused"
     slug = "picture-refused"
+    reason = "damaged"
 
-    def __init__(self, message: str, reason: str = "damaged") -> None:
-        super().__init__(message)
-        self.reason = reason
+
+class QueryRefused(Refused):
+    """A query that may not be run, or that ran into its bounds; `reason` is one of `nlq.guard.REASONS`."""
+
+    title = "Query refused"
+    slug = "query-refused"
+    reason = "cannot_run"
 
 
 class ArtifactError(StackError):
@@ -134,22 +149,6 @@ class ArtifactError(StackError):
     title = "Model or data file not usable"
     slug = "artifact"
     exit_code = 3
-
-
-class QueryRefused(ContractError):
-    """A query that may not be run, or that ran into its bounds.
-
-    Args:
-        message: what is wrong with it, what is allowed, what to do.
-        reason: one word for machines, of those that `nlq.guard.REASONS` lists.
-    """
-
-    title = "Query refused"
-    slug = "query-refused"
-
-    def __init__(self, message: str, reason: str = "cannot_run") -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 class UpstreamError(StackError):

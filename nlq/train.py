@@ -9,26 +9,23 @@ import hashlib
 import json
 import math
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn import functional
 
-from contracts.errors import ArtifactError, ConfigError
+from contracts.errors import ArtifactError
+from contracts.runs import bar, claim, stop_on_signal
 from contracts.settings import StackSettings, settings_config
 from embeddings.text import model_folder
 from nlq.corpus.bank import FOLDER, held_out, read
@@ -169,11 +166,11 @@ def corpus(settings: TextToSqlSettings, folder: Path, console: Console) -> Path:
     root = sample(settings, folder)
     recipe = Recipe(root, Tokens(model_folder() / "tokenizer.json").words(), settings.bank_share, settings.execute, settings.seed)
     temporary = file.with_suffix(".tmp")
-    with _bar(console) as bar, temporary.open("w", encoding="utf-8") as out:
-        task = bar.add_task("questions", total=settings.pairs)
+    with bar(console) as shown, temporary.open("w", encoding="utf-8") as out:
+        task = shown.add_task("questions", total=settings.pairs)
         for made in chunks(recipe, settings.pairs):
             out.write(lines_of(made))
-            bar.advance(task, len(made))
+            shown.advance(task, len(made))
     temporary.replace(file)
     stamp.write_text(wanted, encoding="utf-8")
     return file
@@ -250,8 +247,8 @@ def fit(
         (folder / f"{LAST}.tmp").replace(folder / LAST)
 
     loss_seen, right_seen, saved = 0.0, 0.0, time.monotonic()
-    with _bar(console) as bar:
-        task = bar.add_task("training", total=steps, completed=done)
+    with bar(console) as shown:
+        task = shown.add_task("training", total=steps, completed=done)
         for step, batch in enumerate(_batches(examples, settings.batch_size, settings.seed, done), done):
             if step >= steps:
                 break
@@ -259,7 +256,7 @@ def fit(
             schedule.step()
             weight = 0.02 if step > done else 1.0
             loss_seen, right_seen = (1 - weight) * loss_seen + weight * loss, (1 - weight) * right_seen + weight * right
-            bar.update(task, advance=1, description=f"training, loss {loss_seen:.3f}, whole programs {right_seen:.1%}")
+            shown.update(task, advance=1, description=f"training, loss {loss_seen:.3f}, whole programs {right_seen:.1%}")
             if stop.is_set() or time.monotonic() - saved > 300:
                 save(step + 1)
                 saved = time.monotonic()
@@ -343,9 +340,9 @@ def train(folder: Path, settings: TextToSqlSettings, console: Console, fresh: bo
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, settings)
+    claim(folder, settings.public())
     started = time.monotonic()
-    with _stop_on_signal() as stop:
+    with stop_on_signal() as stop:
         found = load_pairs(corpus(settings, folder, console))
         tokenizer_file = tokenizer_of(settings, folder)
         tokenizer = Tokens(tokenizer_file)
@@ -423,34 +420,3 @@ def card(info: dict[str, Any]) -> str:
         "**Not for** other schemas or languages, questions of several steps, causes, advice, forecasts beyond `customer_risk_scores`.",
         "A confident wrong reading is possible: the interpretation and the SQL are always shown.", "",
     ])  # fmt: skip
-
-
-def _claim(folder: Path, settings: TextToSqlSettings) -> None:
-    file = folder / "settings.json"
-    mine = json.dumps(settings.public(), indent=1, sort_keys=True)
-    if file.is_file() and file.read_text(encoding="utf-8") != mine:
-        raise ConfigError(f"{folder} holds a run with other settings. Take them again, or start anew with --fresh.")
-    file.write_text(mine, encoding="utf-8")
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    """The first Ctrl-C asks for a stop at the next step."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

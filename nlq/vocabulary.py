@@ -158,7 +158,8 @@ COMPARE = ("gt", "ge", "lt", "le")
 SIMPLE = ("count", "distinct", "sum", "avg", "min", "max", "median")
 WRAPPED = ("share", "only", "ratio", "of_total", "growth", "vs", "pct", "cumulative")
 SPREAD = ("per", "topshare")
-"""More wrapped metrics: a total per day, week, …; what the largest few make of it."""
+"""Wrapped metrics of the second round, a list of their own since tokens are only appended: a total per day, week, …; what the largest few
+make of it."""
 BUCKETS = ("day", "week", "month", "quarter", "year", "weekday", "hour")
 CONDITIONS = (
     "eq",

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import struct
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tritonclient.grpc import service_pb2
 
-from contracts.errors import Overloaded, StackError, UpstreamError
-from contracts.questions import FINGERPRINT, INPUTS, SCORES, TENSORS, TEXT_TO_SQL, fingerprint
+from contracts.errors import Overloaded, UpstreamError
+from contracts.questions import INPUTS, SCORES, TENSORS, TEXT_TO_SQL, fingerprint
 from nlq.decode import Hypothesis
 from nlq.program import Slots
 from nlq.served import check_question, from_outputs, written
 from nlq.translate import Decoder, LocalDecoder, Model
+from ray_apps.networks import Served, remote_or_local
 from ray_apps.settings import ServeSettings
 from ray_apps.tuning import QuestionSettings
 from serving import repository
-from serving.client import BlockingTritonClient
-
-logger = logging.getLogger("regulars.questions")
 
 _LENGTH = struct.Struct("<I")  # Triton's BYTES: each element after its length
 
@@ -40,17 +38,10 @@ def open_decoder(settings: ServeSettings, tuning: QuestionSettings, folder: Path
     if not settings.triton_url:
         return LocalDecoder(folder)
     remote = TritonDecoder(settings.triton_url, tuning.decode_deadline_s, tuning.threads)
-    try:
-        if not remote.serves(wanted):
-            repository.build_questions(folder, settings.folder.triton_repo)
-            remote.load()
-        if remote.serves(wanted):
-            return remote
-        logger.warning("questions are decoded in this process: the model server's repository is not %s", settings.folder.triton_repo)
-    except (StackError, OSError) as exc:
-        logger.warning("questions are decoded in this process: %s", exc)
-    remote.close()
-    return LocalDecoder(folder)
+    return remote_or_local(
+        remote, partial(LocalDecoder, folder), wanted, partial(repository.build_questions, folder), settings.folder.triton_repo,
+        "questions are decoded",
+    )  # fmt: skip
 
 
 class TritonDecoder:
@@ -66,7 +57,8 @@ class TritonDecoder:
     """
 
     def __init__(self, url: str, deadline_s: float = 5.0, at_once: int = 16, version: str = "") -> None:
-        self._client = BlockingTritonClient(url, deadline_s)
+        self.served = Served(url, deadline_s, (TEXT_TO_SQL,), version)
+        self._client = self.served.client
         self._version, self._at_once = version, at_once
         self._free = threading.BoundedSemaphore(at_once)
 
@@ -98,24 +90,9 @@ class TritonDecoder:
         """Whether the server has the model; False as well where it cannot be reached."""
         return self._client.ready(TEXT_TO_SQL, self._version)
 
-    def serves(self, wanted: str) -> bool:
-        """Whether the server has the weights of a fingerprint; False as well where it cannot be reached."""
-        try:
-            return self._client.parameter(TEXT_TO_SQL, FINGERPRINT, self._version) == wanted
-        except UpstreamError:
-            return False
-
-    def load(self) -> None:
-        """Have the server load what lies in its repository.
-
-        Raises:
-            UpstreamError: it is away, or could not.
-        """
-        self._client.load(TEXT_TO_SQL)
-
     def close(self) -> None:
         """Close the connection for good."""
-        self._client.close()
+        self.served.close()
 
 
 def _request(ids: np.ndarray, mask: np.ndarray, slots: str, width: int, version: str) -> service_pb2.ModelInferRequest:

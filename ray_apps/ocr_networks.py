@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from contracts.errors import StackError, UpstreamError
-from contracts.ocr import FINGERPRINT, OCR_DETECT, OCR_MODELS, OCR_RECOGNIZE, VERSION
+from contracts.ocr import OCR_DETECT, OCR_MODELS, OCR_RECOGNIZE, VERSION
+from ray_apps.networks import Served, remote_or_local
 from serving import repository
-from serving.client import BlockingTritonClient
 from vision.export_ocr import read_record
 from vision.ocr import Answer, LocalNetworks, Networks
-
-logger = logging.getLogger("regulars.ocr")
 
 
 def open_networks(triton_url: str, triton_repo: Path, folder: Path, deadline_s: float = 10.0, threads: int | None = None) -> Networks:
@@ -32,20 +29,11 @@ def open_networks(triton_url: str, triton_repo: Path, folder: Path, deadline_s: 
         ArtifactError: the folder is missing, damaged or stale.
     """
     wanted = str(read_record(folder)["fingerprint"])
+    local = partial(LocalNetworks, folder, threads)
     if not triton_url:
-        return LocalNetworks(folder, threads)
+        return local()
     remote = TritonNetworks(triton_url, folder, deadline_s)
-    try:
-        if not remote.serves(wanted):
-            repository.build_ocr(folder, triton_repo)
-            remote.load()
-        if remote.serves(wanted):
-            return remote
-        logger.warning("text is read in this process: the model server's repository is not %s", triton_repo)
-    except (StackError, OSError) as exc:
-        logger.warning("text is read in this process: %s", exc)
-    remote.close()
-    return LocalNetworks(folder, threads)
+    return remote_or_local(remote, local, wanted, partial(repository.build_ocr, folder), triton_repo, "text is read")
 
 
 class TritonNetworks:
@@ -59,33 +47,17 @@ class TritonNetworks:
 
     def __init__(self, url: str, folder: Path, deadline_s: float = 10.0) -> None:
         self.alphabet: Sequence[str] = tuple(read_record(folder)["characters"])
-        self._client = BlockingTritonClient(url, deadline_s)
+        self.served = Served(url, deadline_s, tuple(OCR_MODELS), VERSION)
 
     def detect(self, pixels: np.ndarray) -> np.ndarray:
         """See `vision.ocr.Networks`. Raises as `BlockingTritonClient.infer` does."""
-        return self._client.infer(OCR_DETECT, {"pixels": pixels[None]}, VERSION)["text_map"][0]
+        return self.served.client.infer(OCR_DETECT, {"pixels": pixels[None]}, VERSION)["text_map"][0]
 
     def recognize(self, batches: Sequence[np.ndarray]) -> list[Answer]:
         """See `vision.ocr.Networks`. Raises as `BlockingTritonClient.infer` does."""
-        answers = self._client.infer_all(OCR_RECOGNIZE, [{"crops": batch} for batch in batches], VERSION)
+        answers = self.served.client.infer_all(OCR_RECOGNIZE, [{"crops": batch} for batch in batches], VERSION)
         return [(answer["characters"], answer["probabilities"]) for answer in answers]
-
-    def serves(self, wanted: str) -> bool:
-        """Whether the server has the weights of a fingerprint; False as well where it cannot be reached."""
-        try:
-            return all(self._client.parameter(name, FINGERPRINT, VERSION) == wanted for name in OCR_MODELS)
-        except UpstreamError:
-            return False
-
-    def load(self) -> None:
-        """Have the server load what lies in its repository.
-
-        Raises:
-            UpstreamError: it is away, or could not.
-        """
-        for name in OCR_MODELS:
-            self._client.load(name)
 
     def close(self) -> None:
         """Close the connection for good."""
-        self._client.close()
+        self.served.close()

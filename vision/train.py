@@ -10,28 +10,25 @@ import hashlib
 import json
 import math
 import shutil
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from contracts.errors import ConfigError
 from contracts.products import MEANS, NAME, RECORD, fingerprint
+from contracts.runs import bar, claim, stop_on_signal
 from contracts.settings import StackSettings, settings_config
 from vision import product_calibrate as fitting
 from vision.export import export
@@ -140,7 +137,7 @@ def train(data: Path, folder: Path, settings: ProductSettings, console: Console,
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     whole = read_set(data, settings.seed)
-    _claim(folder, settings, whole.version())
+    claim(folder, {**settings.public(), "data_version": whole.version()})
     if settings.threads:
         torch.set_num_threads(settings.threads)
     left_out = leave_out(whole, settings)
@@ -148,7 +145,7 @@ def train(data: Path, folder: Path, settings: ProductSettings, console: Console,
     training = found.rows("train")
     held = slice_of(found.fine[training], settings.calibration_share, settings.seed)
     run = _Run(found, training[~held], training[held], folder, settings, console)
-    with _stop_on_signal() as stop:
+    with stop_on_signal() as stop:
         if not run.fit(stop, started):
             raise KeyboardInterrupt
     return _finish(run, whole, left_out, folder, settings, started)
@@ -215,8 +212,8 @@ class _Run:
             self.model.to(memory_format=torch.channels_last)
         peak = [group["lr"] for group in self.optimizer.param_groups]
         saved, seen = time.monotonic(), 0.0
-        with _bar(self.console) as bar:
-            task = bar.add_task("training", total=plan.steps, completed=self.done)
+        with bar(self.console) as shown:
+            task = shown.add_task("training", total=plan.steps, completed=self.done)
             while self.done < plan.steps:
                 rate = rate_at(self.done, plan.steps, self.settings.warmup)
                 for group, top in zip(self.optimizer.param_groups, peak, strict=True):
@@ -224,7 +221,7 @@ class _Run:
                 loss = self.step(self.done, plan.size_at(self.done), plan.bf16, plan.channels_last)
                 seen = loss if not seen else 0.95 * seen + 0.05 * loss
                 self.done += 1
-                bar.update(task, advance=1, description=f"training at {plan.size_at(self.done - 1)} px, loss {seen:.3f}")
+                shown.update(task, advance=1, description=f"training at {plan.size_at(self.done - 1)} px, loss {seen:.3f}")
                 if stop.is_set() or time.monotonic() - saved > _SAVE_S:
                     self._save(peak)
                     saved = time.monotonic()
@@ -541,34 +538,3 @@ def card(info: dict[str, Any]) -> str:
         "Pictures of one class that were taken in one shop minutes apart make such scores flatter. Boxes come from activation maps of a",
         "few places a side: they say roughly where. A confident wrong answer is possible.", "",
     ])  # fmt: skip
-
-
-def _claim(folder: Path, settings: ProductSettings, data_version: str) -> None:
-    file = folder / "settings.json"
-    mine = json.dumps({**settings.public(), "data_version": data_version}, indent=1, sort_keys=True)
-    if file.is_file() and file.read_text(encoding="utf-8") != mine:
-        raise ConfigError(f"{folder} holds a run with other settings or other pictures. Take them again, or start anew with --fresh.")
-    file.write_text(mine, encoding="utf-8")
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    """The first Ctrl-C asks for a stop at the next step."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

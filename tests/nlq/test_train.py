@@ -344,7 +344,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_goes_on_to_a_model_that
     found = open_translator(small_engine, folder=out).for_business("biz-1").translate("how many customers do we have")
     assert found.refused == (found.sql is None)
 
-    with pytest.raises(ConfigError, match="holds a run with other settings"):
+    with pytest.raises(ConfigError, match="holds a run with other settings or data"):
         train(run, settings.model_copy(update={"seed": 1}), QUIET)
     # nothing is trained again
     monkeypatch.setattr(nlq.train, "fit", None)

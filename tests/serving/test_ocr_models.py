@@ -149,7 +149,7 @@ def test_other_weights_are_loaded_into_a_running_server_and_read_otherwise(serve
     texts = [line.text for line in PaddleOcr(first, settings).read(picture)]
     second = open_networks(server.url, place, other, 60)
     assert isinstance(second, TritonNetworks)
-    assert not first.serves(read_record(folder)["fingerprint"])
+    assert not first.served.serves(read_record(folder)["fingerprint"])
     assert [line.text for line in PaddleOcr(second, settings).read(picture)] != texts
     again = open_networks(server.url, place, folder, 60)
     assert [line.text for line in PaddleOcr(again, settings).read(picture)] == texts
@@ -158,7 +158,7 @@ def test_other_weights_are_loaded_into_a_running_server_and_read_otherwise(serve
 
 
 def test_without_its_server_text_is_read_in_this_process(folder, tmp_path, free_port, caplog):
-    with caplog.at_level(logging.WARNING, "regulars.ocr"):
+    with caplog.at_level(logging.WARNING, "regulars.networks"):
         networks = open_networks(f"127.0.0.1:{free_port()}", tmp_path / "repo", folder, 2)
     assert isinstance(networks, LocalNetworks)
     assert "text is read in this process" in caplog.text
@@ -170,6 +170,6 @@ def test_without_its_server_text_is_read_in_this_process(folder, tmp_path, free_
 def test_a_server_with_another_repository_costs_only_speed(server, folder, tmp_path, caplog):
     """What we put into our repository does not reach a server that reads another one."""
     other = changed(folder, tmp_path / "other")
-    with caplog.at_level(logging.WARNING, "regulars.ocr"):
+    with caplog.at_level(logging.WARNING, "regulars.networks"):
         assert isinstance(open_networks(server.url, tmp_path / "elsewhere", other, 60), LocalNetworks)
     assert "repository is not" in caplog.text

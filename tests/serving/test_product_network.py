@@ -37,11 +37,11 @@ def test_without_a_server_the_network_runs_in_this_process(folder, tmp_path, fre
 
 def test_a_server_that_is_away_serves_nothing(free_port):
     network = TritonNetwork(f"127.0.0.1:{free_port()}", 0.5)
-    assert not network.serves("x")
+    assert not network.served.serves("x")
     with pytest.raises(UpstreamError):
         network.infer(np.stack([squared(picture("circle-red", 1), 64)]))
     with pytest.raises(UpstreamError):
-        network.load()
+        network.served.load()
     network.close()
 
 

@@ -156,7 +156,7 @@ def remote(server: TritonServer) -> Iterator[TritonDecoder]:
 def test_programs_and_scores_are_those_of_the_loop_here(remote, folder, tmp_path):
     """20 questions; and negative controls: other slots, or one weight nudged, give other ones nearly always."""
     local = LocalDecoder(folder)
-    nudged = LocalDecoder(toy_folder(tmp_path / "nudged", nudge=0.5))
+    nudged = LocalDecoder(toy_folder(tmp_path / "nudged", nudge=4))
     others = nudges = 0
     for number, (ids, mask) in enumerate(toy_questions(COUNT)):
         slots, other = SLOTS[number % 3], SLOTS[(number + 1) % 3]
@@ -284,15 +284,15 @@ def test_another_version_is_not_the_one_that_is_served(server):
 
 def test_a_new_version_comes_in_without_a_restart(server, remote, folder, tmp_path):
     """As `regulars train text-to-sql` would bring it."""
-    newer = toy_folder(tmp_path / "newer", "text-to-sql/2", nudge=0.5)
+    newer = toy_folder(tmp_path / "newer", "text-to-sql/2", nudge=4)
     build_questions(newer, server.repository, instances=2)
     wanted = questions.fingerprint(json.loads((newer / questions.RECORD).read_text())["sha256"])
-    assert not remote.serves(wanted)
-    remote.load()
-    assert remote.serves(wanted)
+    assert not remote.served.serves(wanted)
+    remote.served.load()
+    assert remote.served.serves(wanted)
     (ids, mask), *_ = toy_questions(1)
     assert same(remote.decode(ids, mask, SLOTS[1], 4), LocalDecoder(newer).decode(ids, mask, SLOTS[1], 4))
     build_questions(folder, server.repository, instances=2)
-    remote.load()
-    assert not remote.serves(wanted)
+    remote.served.load()
+    assert not remote.served.serves(wanted)
     assert same(remote.decode(ids, mask, SLOTS[1], 4), LocalDecoder(folder).decode(ids, mask, SLOTS[1], 4))

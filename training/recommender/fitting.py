@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -145,25 +142,6 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
     temporary = path.with_suffix(path.suffix + ".tmp")
     write(temporary)
     temporary.replace(path)
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[threading.Event]:
-    """The first Ctrl-C asks the run to stop at the next step; the second one is an ordinary one."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @dataclass

@@ -21,11 +21,12 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import hypergeom
 
+from contracts.runs import stop_on_signal
 from training import metrics
 from training.recommender import peers
 from training.recommender.data import Dataset, Queries, take_index
 from training.recommender.evaluate import item_vectors, training_counts, user_vectors
-from training.recommender.fitting import Interrupted, stop_on_signal
+from training.recommender.fitting import Interrupted
 from training.recommender.protocols import Problem, unknown
 from training.recommender.system import fit_system
 from training.settings import TrainSettings

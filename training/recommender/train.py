@@ -22,9 +22,10 @@ from rich.console import Console
 from contracts.bundle import MODEL_NAME, Calibration
 from contracts.errors import ArtifactError
 from contracts.paths import Home
+from contracts.runs import stop_on_signal
 from features.rewards import texts
 from training.recommender import calibrate, data, evaluate, next_offer
-from training.recommender.fitting import LAST, Fitted, Interrupted, fit, stop_on_signal, weights_of
+from training.recommender.fitting import LAST, Fitted, Interrupted, fit, weights_of
 from training.recommender.model import ModelConfig, TwoTower
 from training.recommender.ranker import save_ranker
 from training.recommender.system import System, fit_second, served_statistics

@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from contracts.paths import Home
+from contracts.runs import stop_on_signal
 from contracts.sequence import MODEL_NAME, BaseRates, ChurnDefinition, Forecasting
 from features import weekly
-from training.recommender.fitting import Interrupted, stop_on_signal
+from training.recommender.fitting import Interrupted
 from training.recommender.train import default_threads
 from training.registry import Registry, code_version
 from training.sequence import artifacts, data, fit
