@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nlq.corpus.check import open_business
 from nlq.link import MAX_VALUES, Catalog, Linked, Linker, Number, normalize, shared_words
+from nlq.spelling import Speller
 from nlq.vocabulary import NUMBER_SLOTS, TIME_SLOTS, VALUE_SLOTS, fields
 
 NOW = datetime(2026, 10, 14, 13, tzinfo=UTC)
@@ -379,3 +380,13 @@ def test_no_text_raises_and_slots_count_from_left_to_right(question: str) -> Non
     assert all(v.columns and all(stored for stored in v.columns.values()) for v in linked.values)
     slots = linked.slots()
     assert (slots.numbers, len(slots.values), slots.times) == (len(linked.numbers), len(linked.values), len(linked.times))
+
+
+def test_plain_words_are_put_right_before_values_are_looked_for() -> None:
+    """`Bostn` is a city written wrong, `custmers` a plain word; without the speller it goes to the network as it was typed."""
+    speller = Speller(["customers", "costs"], frozenset({"how", "many"}))
+    typed = "how many custmers in Bostn"
+    with_it, without = Linker(Catalog.build(VALUES, NOW), KNOWN, speller).link(typed), LINKER.link(typed)
+    assert "how many customers in [V0]" in with_it.text
+    assert "custmers" in without.text
+    assert [dict(v.columns) for v in with_it.values] == [{"customers.location": ("Boston, MA",)}]

@@ -291,6 +291,14 @@ async def test_a_correction_survives_a_new_desk(asking: Any) -> None:
     assert (found["source"], found["results"]["kinds"]) == ("correction", ["id", "number", "money"])
 
 
+async def test_a_correction_answers_the_same_words_otherwise_put(asking: Any) -> None:
+    """A translator without sentence vectors: the words decide."""
+    wrong = await ask(asking, "Who sings best in Paris?")
+    await asking.http.post(f"{QUERY}/{wrong['queryId']}/feedback", json={"correct": False, "correctedQuery": COUNT})
+    assert (await ask(asking, "Please show me who sings best in Paris"))["source"] == "correction"
+    assert (await ask(asking, "Who sings worst in Paris?"))["refused"] is True
+
+
 async def test_a_correction_passes_the_guard(asking: Any) -> None:
     found = await ask(asking, COUNT)
     path = f"{QUERY}/{found['queryId']}/feedback"
