@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from sqlalchemy.engine import Connection
 
 from contracts.errors import ConfigError
-from ray_apps import predictions, questions  # noqa: F401 - their tables join the metadata
+from ray_apps import picture_rows, predictions, questions  # noqa: F401 - their tables join the metadata
 from ray_apps.store import OperationalStore, async_url
 
 MIGRATION_LOCK = 0x5265_6702  # "Reg", 2: PostgreSQL advisory lock, one migration at a time

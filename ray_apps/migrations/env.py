@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from ray_apps import predictions, questions  # noqa: F401 - their tables join the metadata
+from ray_apps import picture_rows, predictions, questions  # noqa: F401 - their tables join the metadata
 from ray_apps.scoring import jobs  # noqa: F401 - as above
 from ray_apps.store import metadata
 
