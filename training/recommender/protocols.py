@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from contracts.bundle import file_sha256
 from contracts.errors import ArtifactError, ConfigError
 from contracts.paths import Home
-from contracts.settings import StackSettings, settings_config
+from contracts.realdata import RealdataSettings
 from features import asof
 from features.vocabulary import Vocabulary
 from training.recommender import data
@@ -50,14 +50,6 @@ SPLITS = (TIME, FOLDS, LAST, ALL)
 VALIDATION_SHARE = 0.125
 COPIES = 8
 COPY_SHARE = 0.2
-
-
-class RealdataSettings(StackSettings):
-    """Where the public data sets lie (`REGULARS_REALDATA`)."""
-
-    model_config = settings_config("")
-
-    regulars_realdata: Path = Path("../shared/data")
 
 
 @dataclass(frozen=True)

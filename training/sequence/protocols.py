@@ -23,8 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from contracts.errors import ArtifactError, ConfigError
+from contracts.realdata import RealdataSettings
 from contracts.tensors import HORIZONS_DAYS
-from training.recommender.protocols import GENERATOR, HOME, RETAIL, RealdataSettings, Source, landed_home
+from training.recommender.protocols import GENERATOR, HOME, RETAIL, Source, landed_home
 from training.recommender.protocols import recognise as recognise_among
 from training.sequence import data, guard
 from training.sequence.data import Samples, midnight
