@@ -112,6 +112,53 @@ def sequence(
     console.print(scorecard.table(result))
 
 
+@app.command()
+def receipts(
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="NAME_OR_FOLDER",
+            help="receipts_sroie (found by REGULARS_REALDATA), or a folder with images/, keys.parquet and perhaps text_boxes.parquet.",
+        ),
+    ],
+    home: HomeOption = DEFAULT_HOME,
+    pictures: Annotated[int | None, typer.Option("--pictures", min=1, help="Only the first so many receipts, by their ids.")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            help="What reads: regulars (or ours), rapidocr, tesseract, annotated (the annotated text), with commas between; all of them "
+            "without this option.",
+        ),
+    ] = None,
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", metavar="DATE", help="Day on which they are handed in, YYYY-MM-DD; else today.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Read every picture again instead of taking what was read before.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read receipts with ours and its peers, and print one table with 95 % intervals.
+
+    Rows: ours; the plain rapidocr package and tesseract with our parser; tesseract with regular expressions. What was read is kept under
+    HOME/evaluate: Ctrl-C loses at most one picture, the same command goes on from there, and a second run takes seconds.
+    """
+    from datetime import UTC, datetime
+
+    from contracts.realdata import RealdataSettings, find_set
+    from vision import scorecard
+
+    asked = ",".join(scorecard.OURS if e.strip() == "ours" else e for e in engine.split(",")) if engine is not None else None
+    names = _chosen(asked, scorecard.ENGINES, "--engine")
+    day = (_day(as_of) or datetime.now(UTC)).date()
+    folder = find_set(data, RealdataSettings.load())
+    result = scorecard.evaluate(folder, home, day, names, pictures, fresh, errors, data)
+    if as_json:
+        print_json(result)
+        return
+    console.print(scorecard.table(result))
+
+
 def _day(asked: str | None) -> datetime | None:
     from datetime import UTC, datetime
 
@@ -164,7 +211,7 @@ def _models(asked: str | None) -> tuple[str, ...]:
     return _chosen(asked, MODELS)
 
 
-def _chosen(asked: str | None, allowed: tuple[str, ...]) -> tuple[str, ...]:
+def _chosen(asked: str | None, allowed: tuple[str, ...], option: str = "--models") -> tuple[str, ...]:
     """The rows to run out of those that there are."""
     from contracts.errors import ConfigError
 
@@ -173,7 +220,8 @@ def _chosen(asked: str | None, allowed: tuple[str, ...]) -> tuple[str, ...]:
     chosen = tuple(dict.fromkeys(name.strip() for name in asked.split(",") if name.strip()))
     wrong = [name for name in chosen if name not in allowed]
     if wrong or not chosen:
-        raise ConfigError(f"no model {', '.join(wrong) or repr(asked)}, there are {', '.join(allowed)}. Give another --models.")
+        what = option.removeprefix("--").removesuffix("s")
+        raise ConfigError(f"no {what} {', '.join(wrong) or repr(asked)}, there are {', '.join(allowed)}. Give another {option}.")
     return chosen
 
 
