@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from contracts.errors import StackError
-from regulars import asking, data, demo, doctor, evaluate, export, key, score, serve, train
+from regulars import asking, data, demo, doctor, evaluate, export, key, recognize, score, serve, train
 from regulars.common import errors
 
 INTERRUPTED = 130
@@ -28,6 +28,7 @@ export.register(app)
 serve.register(app)
 score.register(app)
 asking.register(app)
+recognize.register(app)
 doctor.register(app)
 demo.register(app)
 

@@ -1,12 +1,15 @@
 """One look at a picture: a receipt, a product, or nothing that we know, and what it says.
 
 What a picture shows is told first, cheaply, from a small map of its text (`vision.gate`): reading a receipt costs some fifty times what
-recognising a product does, so a photo of a product must not pay for it. Where the gate is unsure both are done, and what was found decides.
+recognising a product does, so a photo of a product must not pay for it. Where the gate is unsure both are done, and what was found decides;
+so too where it is sure of a product but none is known: the receipt may lie too small in the picture for its rows to be seen in the map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
@@ -24,7 +27,7 @@ from vision.export_ocr import read_record
 from vision.matching import ProductMatcher
 from vision.ocr import Networks, PaddleOcr
 from vision.ocr_settings import OcrSettings
-from vision.products import ProductNetwork, ProductRecognizer, products_folder
+from vision.products import ProductNetwork, ProductRecognizer, Recognition, products_folder
 from vision.receipt import read_receipt
 from vision.types import Box, DetectedProduct, OcrEngine, Picture, Receipt
 
@@ -39,7 +42,7 @@ class RecognizerSettings(StackSettings):
     model_config = settings_config("REGULARS_RECOGNIZE_")
 
     receipt_from: float = Field(default=0.9, ge=0, le=1, description="probability of a receipt from which only the text is read")
-    product_below: float = Field(default=0.1, ge=0, le=1, description="probability of a receipt below which only products are looked for")
+    product_below: float = Field(default=0.3, ge=0, le=1, description="probability of a receipt below which products are looked for first")
     threads: int = Field(default=0, ge=0, le=256, description="cores that the product network may use; 0: all that the process is given")
 
 
@@ -139,32 +142,49 @@ class _Look:
         self._began = self._last = perf_counter()
 
     def seen(self, asked: Asked) -> Seen:
-        settings = self.recognizer.settings
         chance = self._chance() if asked == "auto" else float(asked == "receipt")
-        receipt = self._receipt() if asked == "receipt" or (asked == "auto" and chance >= settings.product_below) else None
-        legible = receipt is not None and (bool(receipt.lines) if asked == "receipt" else is_receipt(receipt))
-        # A page of text may be a product with much print on it; a receipt is not looked at for products.
-        if asked == "product" or (asked == "auto" and not (legible and chance >= settings.receipt_from)):
-            found = self._products(chance)
+        receipt, found = self._both(chance) if asked == "auto" else self._one(asked)
+        if asked == "auto":
+            legible = receipt is not None and _speaks_of_a_purchase(receipt, chance)
         else:
-            found = Seen("nothing", 0, 0)
-        if legible and not (found.products and chance < 0.5 and not _is_sure(receipt)):
-            found = replace(found, kind="receipt", receipt=receipt, products=())
-        elif not found.products and not found.notes:
-            found = replace(found, notes=(_nothing(asked, receipt),))
-        return self._finished(found, chance)
+            legible = receipt is not None and len(receipt.lines) > 0
+        products = found.products if found is not None else ()
+        if legible and products:
+            legible = chance >= 0.5
+        kind: Kind = "receipt" if legible else "product" if products else "nothing"
+        notes = (self._why_nothing(asked, receipt),) if kind == "nothing" else ()
+        return self._told(kind, receipt, found, chance, notes)
 
-    def _finished(self, found: Seen, chance: float) -> Seen:
-        picture = self.picture
-        stages = {**self.stages, "total": (perf_counter() - self._began) * 1000}
-        return replace(
-            found,
-            width=picture.width * picture.scale,
-            height=picture.height * picture.scale,
-            scale=picture.scale,
-            receipt_probability=chance,
-            model_version=self.recognizer.version,
-            stages_ms=stages,
+    def _one(self, asked: Asked) -> tuple[Receipt | None, Recognition | None]:
+        return (self._receipt(), None) if asked == "receipt" else (None, self._products())
+
+    def _both(self, chance: float) -> tuple[Receipt | None, Recognition | None]:
+        """What is likelier first, the other only where that leaves a doubt."""
+        settings = self.recognizer.settings
+        if chance < settings.product_below:
+            found = self._products()
+            return (None if found is not None and found.products else self._receipt()), found
+        receipt = self._receipt()
+        sure = chance >= settings.receipt_from and _speaks_of_a_purchase(receipt, chance)
+        return receipt, None if sure else self._products()
+
+    def _told(self, kind: Kind, receipt: Receipt | None, found: Recognition | None, chance: float, notes: tuple[str, ...]) -> Seen:
+        picture, scale = self.picture, self.picture.scale
+        products = found.products if found is not None and kind == "product" else ()
+        return Seen(
+            kind,
+            picture.width * scale,
+            picture.height * scale,
+            scale,
+            receipt if kind == "receipt" else None,
+            tuple(replace(p, box=_scaled(p.box, scale)) for p in products),
+            found.known if found is not None else 0.0,
+            found.nearest if found is not None else (),
+            found.groups if found is not None else (),
+            chance,
+            self.recognizer.version,
+            {**self.stages, "total": (perf_counter() - self._began) * 1000},
+            notes,
         )
 
     def _stage(self, name: str) -> None:
@@ -196,36 +216,36 @@ class _Look:
             self._stage("match")
         return receipt
 
-    def _products(self, chance: float) -> Seen:
+    def _products(self) -> Recognition | None:
         products = self.recognizer.products
         if products is None:
-            return Seen("nothing", 0, 0, notes=(NO_PRODUCTS,))
+            return None
         found = products.recognise(self.picture.pixels, self.business_id)
         self.stages |= {f"product_{name}": ms for name, ms in found.stages_ms.items()}
         self._last = perf_counter()
-        moved = tuple(replace(p, box=_scaled(p.box, self.picture.scale)) for p in found.products)
-        return Seen("product" if moved else "nothing", 0, 0, 1, None, moved, found.known, found.nearest, found.groups, chance)
+        return found
+
+    def _why_nothing(self, asked: Asked, receipt: Receipt | None) -> str:
+        if asked == "receipt":
+            return "no text was read in it"
+        if self.recognizer.products is None:
+            return NO_PRODUCTS if asked == "product" else f"it shows no receipt; {NO_PRODUCTS}"
+        if asked == "product":
+            return "it shows no product that is known"
+        if receipt is not None and receipt.lines:
+            return "it has text, but not that of a receipt, and shows no product that is known"
+        return "it shows neither a receipt nor a product that is known"
 
 
-NO_PRODUCTS = "there is no trained product network here, so products are not recognised. Train one: regulars train products"
+NO_PRODUCTS = "products are not recognised here, there is no trained network. Train one: regulars train products"
 
 
-def _nothing(asked: Asked, receipt: Receipt | None) -> str:
-    if asked == "product":
-        return "it shows no product that is known"
-    if receipt is None or not receipt.lines:
-        return "no text was read in it" if asked == "receipt" else "it shows neither a receipt nor a product that is known"
-    return "it has text, but neither a receipt's amounts nor a product that is known"
-
-
-def is_receipt(receipt: Receipt) -> bool:
-    """Whether what was read speaks of a purchase: a total or a date with some amounts or a name."""
+def _speaks_of_a_purchase(receipt: Receipt, chance: float) -> bool:
+    """Whether what was read is a receipt's: by itself where a total stands with a date or sums that agree, else with the look of one."""
     amounts = len(receipt.items) + sum(getattr(receipt, n) is not None for n in ("subtotal", "tax", "cash", "change"))
-    return len(receipt.lines) >= 3 and (receipt.total is not None or receipt.date is not None or amounts >= 2)
-
-
-def _is_sure(receipt: Receipt | None) -> bool:
-    return receipt is not None and receipt.total is not None and (receipt.date is not None or receipt.reconciled is True)
+    if receipt.total is not None and (receipt.date is not None or receipt.reconciled is True):
+        return True
+    return chance >= 0.5 and len(receipt.lines) >= 3 and (receipt.total is not None or receipt.date is not None or amounts >= 2)
 
 
 def _scaled(box: Box, scale: int) -> Box:
@@ -267,14 +287,33 @@ def open_recognizer(
         ArtifactError: weights are missing or damaged.
     """
     settings = settings or RecognizerSettings.load()
-    engine = engines.open_engine(home, OcrSettings.load(), networks)
-    version = read_record(engines.ocr_folder(home))["fingerprint"][:8] if isinstance(engine, PaddleOcr) else ""
+    ocr = engines.ocr_folder(home)
+    try:
+        with _alone(ocr.parent):
+            engine = engines.open_engine(home, OcrSettings.load(), networks)
+    except OSError as exc:
+        raise ConfigError(f"cannot write what reads text into {ocr}: {exc.strerror}. Give a home that can be written to.") from exc
+    version = read_record(ocr)["fingerprint"][:8] if isinstance(engine, PaddleOcr) else ""
     folder = next((f for f in (products_folder(home), shipped_folder()) if f.is_dir()), None)
     products = None
     if folder is not None:
         products = ProductRecognizer(folder, product_network(folder) if product_network else None, threads=settings.threads or None)
         products.catalogue = Catalogue(catalogue_folder(home), products.embed, products.version, products.record.catalogue)
     return Recognizer(engine, products, settings, version)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Of several processes that set a home up at once one works, the others wait and find it done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "setup.lock").open("a")
+    except OSError:  # a home that cannot be written to: whatever it needs is there already, or the export says that it cannot
+        yield
+        return
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 # ---- the answer -------------------------------------------------------------------------------------------------------------
