@@ -12,8 +12,8 @@ from rich.table import Table
 from contracts.paths import Home
 from regulars.common import DEFAULT_HOME, HomeOption, JsonOption, console, errors, print_json
 
-OCR = "ocr"
-PRECISIONS = {"two-tower": "fp16", "sequence": "fp32"}
+OCR, PRODUCTS = "ocr", "products"
+PRECISIONS = {"two-tower": "fp16", "sequence": "fp32", OCR: "fp16", PRODUCTS: "fp16"}
 """What TensorRT engines are built in: `sequence` takes logarithms of probabilities near 1 and exponentials, which fp16 does not suit."""
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command(name="compile")(compile_engines)
 
 
-ModelOption = Annotated[str | None, typer.Option(help="two-tower or sequence; every one that there is when not given.")]
+CompiledOption = Annotated[str | None, typer.Option(help="two-tower, sequence, ocr or products; every one that there is when not given.")]
 ExportedOption = Annotated[
     str | None,
     typer.Option(
@@ -103,18 +103,14 @@ def _verify_ocr(folder: Path, paths: Home) -> int:
     """A drawn page read by a model server of its own and by this process: the same boxes, the same texts. Returns how many."""
     import tempfile
 
-    import cv2
-    import numpy as np
-
     from contracts.errors import ArtifactError
     from ray_apps.ocr_networks import TritonNetworks
     from serving import repository
     from serving.triton import TritonServer, TritonSettings
+    from vision.compiled import page
     from vision.ocr import LocalNetworks, PaddleOcr
 
-    page = np.full((320, 480, 3), 240, np.uint8)
-    for number, text in enumerate(("GREEN LEAF BAKERY", "Rye bread 4.85", "2 x Oat milk 3.98", "TOTAL 8.83", "23/08/2021 17:45")):
-        cv2.putText(page, text, (30, 50 + 55 * number), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (30, 30, 30), 2, cv2.LINE_AA)
+    drawn = page()
     paths.run.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="verify-", dir=paths.run) as temporary:
         repository.build_ocr(folder, Path(temporary) / "repository")
@@ -122,11 +118,11 @@ def _verify_ocr(folder: Path, paths: Home) -> int:
         server = TritonServer(settings, Path(temporary) / "repository", Path(temporary) / "run", lambda client: None)
         try:
             remote = TritonNetworks(server.start().url, folder, deadline_s=30)
-            there = [(line.quad, line.text) for line in PaddleOcr(remote).read(page)]
+            there = [(line.quad, line.text) for line in PaddleOcr(remote).read(drawn)]
             remote.close()
         finally:
             server.stop()
-    here = [(line.quad, line.text) for line in PaddleOcr(LocalNetworks(folder)).read(page)]
+    here = [(line.quad, line.text) for line in PaddleOcr(LocalNetworks(folder)).read(drawn)]
     if not here or there != here:
         raise ArtifactError(
             f"Triton reads a page as {[text for _, text in there]}, this process as {[text for _, text in here]}, must be alike. "
@@ -264,9 +260,9 @@ def compile_engines(
     target: Annotated[
         str, typer.Option(help="tensorrt: engines for this machine's GPU. onnxruntime: nothing to build, only checked.")
     ] = "tensorrt",
-    model: ModelOption = None,
+    model: CompiledOption = None,
     precision: Annotated[
-        str | None, typer.Option(help="fp16 or fp32 (tensorrt only); fp16 for two-tower and fp32 for sequence when not given.")
+        str | None, typer.Option(help="fp16 or fp32 (tensorrt only); fp32 for sequence and fp16 for the others when not given.")
     ] = None,
     version: Annotated[str | None, typer.Option(help="Version to compile, with --model; the deployed one when not given.")] = None,
     home: HomeOption = DEFAULT_HOME,
@@ -287,7 +283,11 @@ def compile_engines(
     paths = Home(home)
     results = []
     with (errors if json else console).status(f"compiling for {target}"):
-        for bundle in _bundles(paths, model, version):
+        for name in (OCR, PRODUCTS):
+            found = _pictures(name, paths, precision or PRECISIONS[name], target) if model in (None, name) else None
+            if found is not None:
+                results.append(found)
+        for bundle in _bundles(paths, model, version, needed=not results) if model not in (OCR, PRODUCTS) else ():
             read_manifest(bundle)
             used = (precision or PRECISIONS[bundle.parent.name]) if target == "tensorrt" else "fp32"
             hops = _compile_tensorrt(bundle, paths, used) if target == "tensorrt" else _check_onnx(bundle)
@@ -301,8 +301,49 @@ def compile_engines(
         console.print(_table([h.as_dict() for _, hops in results for h in hops]))
 
 
-def _bundles(paths: Home, model: str | None, version: str | None) -> list[Path]:
-    """Folders of the versions that are meant.
+def _pictures(name: str, paths: Home, precision: Any, target: str) -> tuple[dict[str, Any], list[Hop]] | None:
+    """The networks that read text or know products, compiled and compared; None where the home has none.
+
+    Raises:
+        ArtifactError: they are damaged, cannot be compiled, or see something else afterwards.
+    """
+    from contracts.ocr import OCR_MODELS
+    from serving import repository
+    from training.export import parity, tensorrt
+    from vision import compiled
+    from vision.engines import ocr_folder
+    from vision.export_ocr import read_record as read_ocr
+    from vision.products import products_folder
+    from vision.products import read_record as read_products
+
+    folder = ocr_folder(paths.root) if name == OCR else products_folder(paths.root)
+    if not folder.is_dir():
+        return None
+    if name == OCR:
+        version, specs = str(read_ocr(folder)["version"]), list(OCR_MODELS.values())
+    else:
+        record = read_products(folder)
+        version, specs = record.version, [compiled.product_model(record, -1)]
+    hops = []
+    for spec in specs:
+        onnx_path = folder / f"{spec.name}.onnx"
+        compare = compiled.comparison(spec, onnx_path, f"onnx → {target}" + (f" {precision}" if target == "tensorrt" else ""))
+        if target == "tensorrt":
+            out, cache = folder / "engines" / f"{spec.name}.plan", paths.models / "tensorrt-timing.cache"
+            built = tensorrt.compile(onnx_path, spec, out, precision, timing_cache=cache, compare=compare)
+            hops.append(parity.Hop(**{k: v for k, v in built.parity.items() if k != "ok"}))
+        else:
+            hops.append(compare(parity.onnx_run(onnx_path, threads=2)))
+    parity.require(hops)
+    if target == "tensorrt":
+        build = repository.build_ocr if name == OCR else repository.build_products
+        build(folder, paths.root / "triton_repo_tensorrt", target="tensorrt")
+    used = precision if target == "tensorrt" else "fp32"
+    return {"model": name, "version": version, "target": target, "precision": used}, hops
+
+
+def _bundles(paths: Home, model: str | None, version: str | None, needed: bool) -> list[Path]:
+    """Folders of the versions that are meant; where nothing is deployed and none is `needed`, no folder.
 
     Raises:
         ArtifactError: nothing is deployed.
@@ -313,7 +354,9 @@ def _bundles(paths: Home, model: str | None, version: str | None) -> list[Path]:
     if version is not None:
         return [paths.models / bundle_spec(model or MODEL_NAME).name / version]
     deployed = [name for name in BUNDLES if (paths.models / name / "deployed.json").is_file()]
-    return [paths.models / name / deployed_version(paths.models, name) for name in ([model] if model else deployed or [MODEL_NAME])]
+    return [
+        paths.models / name / deployed_version(paths.models, name) for name in ([model] if model else deployed or [MODEL_NAME] * needed)
+    ]
 
 
 def _compile_tensorrt(bundle: Path, paths: Home, precision: Any) -> list[Hop]:

@@ -19,7 +19,7 @@ from contracts.tensors import ITEM_TOWER, SEQUENCE, USER_TOWER
 from regulars.export import PRECISIONS
 from training.export import tensorrt
 from training.export.bundle import golden_rows, read_golden
-from training.export.parity import FP16_TOLERANCE
+from training.export.parity import FP16_TOLERANCE, Hop
 
 SPECS = pytest.mark.parametrize("spec", SERVED_MODELS.values(), ids=lambda s: s.name)
 BUNDLE_OF = {model: b.name for b in BUNDLES.values() for model in b.models}
@@ -197,6 +197,20 @@ def test_the_sequence_model_is_compiled_and_compared_within_its_tolerance(sequen
     fake_gpu(golden, error=1e-3)
     with pytest.raises(ArtifactError, match="parity failed: sequence torch → tensorrt fp32"):
         tensorrt.compile(path, SEQUENCE, tmp_path / "y.plan", "fp32", golden)
+
+
+def test_a_comparison_of_its_own_decides_instead_of_golden_rows(bundle, tmp_path, fake_gpu):
+    fake_gpu(read_golden(bundle.path))
+    path = bundle.path / "item_tower.onnx"
+    for seen, out in ((0.5, "x"), (1.5, "y")):
+        hop = Hop("item_tower", "mine", 3, seen, 1.0, "item_vector")
+        if hop.ok:
+            record = tensorrt.compile(path, ITEM_TOWER, tmp_path / f"{out}.plan", compare=lambda run, hop=hop: hop)
+            assert record.parity["hop"] == "mine"
+        else:
+            with pytest.raises(ArtifactError, match="parity failed: item_tower mine"):
+                tensorrt.compile(path, ITEM_TOWER, tmp_path / f"{out}.plan", compare=lambda run, hop=hop: hop)
+            assert not (tmp_path / f"{out}.plan").exists()
 
 
 def test_a_foreign_operator_ends_before_the_build(bundle, tmp_path, fake_gpu, monkeypatch):
