@@ -152,7 +152,7 @@ def fingerprint(receipt: Receipt, picture: Picture | None = None) -> Fingerprint
     return Fingerprint(
         sha256=picture.sha256 if picture else "",
         day=receipt.date,
-        total=None if receipt.total is None else int((receipt.total * 100).to_integral_value()),
+        total=_hundredths(receipt.total),
         merchant=re.sub(r"[\W_]+", "", (receipt.merchant or "").upper()),
         small=_small(picture.pixels) if picture else b"",
         looks=_looks(picture.pixels) if picture else 0,
@@ -162,6 +162,13 @@ def fingerprint(receipt: Receipt, picture: Picture | None = None) -> Fingerprint
         times=tokens["times"],
         words=tokens["words"],
     )
+
+
+def _hundredths(total: Decimal | None) -> int | None:
+    """A misread total may be of any length; one beyond 64 bits tells nothing, and could not be stored."""
+    if total is None or total.adjusted() > 15:
+        return None
+    return int((total * 100).to_integral_value())
 
 
 def _tokens(texts: Iterable[str]) -> dict[str, frozenset[str]]:

@@ -210,6 +210,13 @@ def test_stored_and_read_again_it_is_the_same_and_small() -> None:
     assert Fingerprint.from_bytes(Fingerprint().to_bytes()) == Fingerprint()
 
 
+def test_a_total_of_thirty_digits_is_stored_as_none_at_all() -> None:
+    made = fingerprint(Receipt(total=Decimal("1e25"), lines=()))
+    assert made.total is None
+    assert Fingerprint.from_bytes(made.to_bytes()) == made
+    assert Fingerprint.from_bytes(fingerprint(Receipt(total=Decimal("9e15"))).to_bytes()).total == 9 * 10**17
+
+
 def test_other_versions_and_damage_are_refused() -> None:
     data = fingerprint(read(slip(3)), picture(3)).to_bytes()
     with pytest.raises(ArtifactError, match=f"version {VERSION + 1}"):
