@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from contracts.errors import ShapeError
@@ -82,11 +83,16 @@ def _places(image: Image.Image, receipt: Receipt, factor: float, width: int) -> 
     names = sorted(receipt.boxes, key=lambda name: name != "items")
     for name in names:
         for quad in receipt.boxes[name]:
-            _outline(draw, _moved(quad, factor), COLOURS.get(name, _DIM), width)
+            _outline(draw, _around(quad, factor, width + 1), COLOURS.get(name, _DIM), width)
 
 
-def _moved(quad: Quad, factor: float) -> list[tuple[float, float]]:
-    return [(x * factor, y * factor) for x, y in quad]
+def _around(quad: Quad, factor: float, margin: float) -> list[tuple[float, float]]:
+    """Corners on the drawn picture, moved outwards so that the outline runs beside the print and not over it."""
+    points = np.asarray(quad, dtype=np.float64) * factor
+    along, down = points[1] - points[0], points[3] - points[0]
+    right, below = (v / max(1e-9, float(np.hypot(*v))) * margin for v in (along, down))
+    outwards = np.stack([-right - below, right - below, right + below, below - right])
+    return [(float(x), float(y)) for x, y in points + outwards]
 
 
 def _outline(draw: ImageDraw.ImageDraw, corners: Sequence[tuple[float, float]], colour: Colour, width: int) -> None:
@@ -104,7 +110,7 @@ def _boxed(image: Image.Image, corners: tuple[float, float, float, float], label
     label = _shortened(label, font, image.width - 8)
     across, pad = round(font.getlength(label)) + 8, 4
     x = min(max(0, left), max(0, image.width - across))
-    y = top - text_px - 2 * pad if top >= text_px + 2 * pad else top
+    y = top - text_px - 2 * pad if top >= text_px + 2 * pad else max(0, top)
     draw.rectangle((x, y, x + across, y + text_px + 2 * pad), fill=_PANEL, outline=_PRODUCT)
     draw.text((x + 4, y + pad + text_px / 2), label, font=font, fill=_BRIGHT, anchor="lm")
 

@@ -24,7 +24,10 @@ PIXELS = 320 * 320
 THRESHOLD = 0.3
 """P(text) from which a pixel of the map counts."""
 MOST_PIECES = 400
-WEIGHTS: dict[str, float] = {"": 0.0}
+WEIGHTS: dict[str, float] = {
+    "": -11.72, "grey": 3.99, "text": 2.06, "pieces": 3.75, "thin": 0.94, "big": 1.08, "aligned": -0.9, "spread": 0.28, "paper": 8.15,
+    "ink": -1.0, "even": 4.4,
+}  # fmt: skip
 
 
 def probability(pixels: np.ndarray, networks: Networks) -> float:
