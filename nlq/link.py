@@ -17,8 +17,9 @@ from datetime import datetime
 from typing import Any
 
 from nlq.program import Slots
+from nlq.reword import plainer
 from nlq.spelling import Speller
-from nlq.times import Window, find, shift_days
+from nlq.times import Window, find, relative
 from nlq.vocabulary import NUMBER_SLOTS, TIME_SLOTS, VALUE_SLOTS, fields
 
 MAX_VALUES = 50_000
@@ -398,7 +399,7 @@ class Linker:
         self._ages = sorted({v for by in catalog.phrases.values() for v in by.get("customers.age_group", ())})
 
     def link(self, question: str) -> Linked:
-        text = _MARK.sub(r"(\1)", question.strip())
+        text = plainer(_MARK.sub(r"(\1)", question.strip()))
         if self._speller is not None:
             text = self._speller.correct(text, self._value_words, self.catalog.fuzzy)
         found: list[_Found] = []
@@ -427,14 +428,8 @@ class Linker:
             masked[f.start : f.end] = "#" * (f.end - f.start)
         for start, end, window in find("".join(masked), self.catalog.as_of):
             if free(start, end) and len(times) < TIME_SLOTS:
-                if (
-                    times
-                    and times[-1].start == window.start
-                    and times[-1].days == window.days
-                    and window.days
-                    and re.search("previous|prior|preceding", window.label)
-                ):
-                    window = Window(shift_days(window.start, window.days), window.start, window.label, None, window.days)
+                if times:
+                    window = relative(window, times[-1])
                 times.append(window)
                 ahead = f" {text[start:end].lower()}" if re.search(r"next|coming|upcoming|following|day", window.label, re.I) else ""
                 found.append(_Found(start, end, f"[T{len(times) - 1}]", ahead))

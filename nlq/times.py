@@ -90,6 +90,25 @@ def unit_days(unit: str) -> float:
     return {"hour": 1 / 24, "day": 1, "week": 7, "fortnight": 14, "month": 30, "quarter": 90, "year": 365}[unit]
 
 
+def relative(window: Window, earlier: Window) -> Window:
+    """A window that is told by another one named before it: "last 30 days … the previous 30 days", "this month … the month before"."""
+    if earlier.start is None or window.start is None:
+        return window
+    if (
+        window.days
+        and earlier.start == window.start
+        and earlier.days == window.days
+        and re.search("previous|prior|preceding", window.label)
+    ):
+        return Window(shift_days(window.start, window.days), window.start, window.label, None, window.days)
+    if (m := re.search(r"(week|month|quarter|year) (?:before|earlier|prior)$", window.label)) and floor(
+        earlier.start, m[1]
+    ) == earlier.start:
+        start = shift(earlier.start, -1, m[1])
+        return Window(start, shift(start, 1, m[1]), window.label)
+    return window
+
+
 _NUMBER = r"(?P<n>\d+|" + "|".join(sorted((re.escape(w) for w in SMALL), key=len, reverse=True)) + ")"
 _UNIT = r"(?P<unit>hours?|hrs?|days?|d|weeks?|wks?|wk|fortnights?|months?|mos?|mths?|quarters?|qtrs?|years?|yrs?)"
 _MONTH = r"(?P<month>" + "|".join(sorted(MONTHS, key=len, reverse=True)) + r")\.?"
@@ -318,6 +337,23 @@ def _previous_rolling(m: re.Match[str], now: datetime) -> Window:
     return Window(shift(now, -2 * count, unit), shift(now, -count, unit), m[0])
 
 
+def _whole(m: re.Match[str], now: datetime) -> Window:
+    """ "The last 8 full weeks" end where this week begins."""
+    count, unit = _count(m["n"]), _unit(m["unit"])
+    end = floor(now, unit)
+    return Window(shift(end, -count, unit), end, m[0], None, count * unit_days(unit))
+
+
+def _by_end(m: re.Match[str], now: datetime) -> Window:
+    end = shift(floor(now, m["unit"]), 1, m["unit"])
+    return Window(None, end, m[0], (now, end))
+
+
+def _rest(m: re.Match[str], now: datetime) -> Window:
+    end = shift(floor(now, m["unit"]), 1, m["unit"])
+    return Window(now, end, m[0], (now, end))
+
+
 def _calendar(m: re.Match[str], now: datetime) -> Window:
     unit = _unit(m["unit"])
     start = floor(now, unit)
@@ -387,10 +423,21 @@ _RULES: tuple[tuple[str, Callable[[re.Match[str], datetime], Window | None]], ..
     (rf"(?:in |during |for )?(?P<quarter>{_QUARTER})(?: of)? (?P<which>this|last) year", _quarter_of_year),
     (r"same (?P<unit>week|month|quarter) (?:of )?last year", _same_last_year),
     (r"(?:the )?(?P<unit>week|month|quarter|year) (?:before (?:last|that|it)|prior)", _before_last),
+    (
+        r"(?:the |one )(?P<unit>week|month|quarter|year) (?:before|earlier)(?=\s*(?:$|[?.!,;:)]|\b(?:and|or|by|in|for|per|top|did)\b))",
+        _before_last,
+    ),
     (rf"(?:the )?{_NUMBER} {_UNIT} before (?:that|it|then)", _previous_rolling),
     (rf"(?:in |within |during |over |for )?(?:the )?(?:next|coming|following|upcoming) {_NUMBER} {_UNIT}", _next),
     (r"(?:in |within |during |over )?(?:the )?(?:next|coming|following|upcoming) (?P<unit>day|week|month|quarter|year)", _next),
+    (
+        rf"(?:in |within |during |over |for |throughout |across )?{_LAST} {_NUMBER} (?:full|whole|complete|completed|calendar|entire) {_UNIT}",
+        _whole,
+    ),
     (rf"(?:in |within |during |over |for |throughout |across )?{_LAST} {_NUMBER} {_UNIT}", _rolling),
+    (r"(?:before|by|until|till|up to) (?:the )?end of (?:the |this |the current )?(?P<unit>week|month|quarter|year)", _by_end),
+    (r"(?:before|by|until|till) (?P<unit>year|month|quarter)[ -](?:end|s end)", _by_end),
+    (r"(?:the )?rest of (?:the |this |the current )?(?P<unit>week|month|quarter|year)", _rest),
     (r"(?:in |within |during |over |for )?the past (?P<n>)(?P<unit>day|week|fortnight|month|quarter|year)", _rolling),
     (r"(?:(?:over|in|during|within|for) )?past (?P<n>)(?P<unit>day|week|fortnight|month|quarter|year)", _rolling),
     (r"(?:(?:over|in|during|within|for) )?(?:the )?last (?P<n>)(?P<unit>fortnight)", _rolling),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.errors import ContractError
-from nlq.times import UNITS, Window, add_months, find, floor, shift, shift_days, unit_days
+from nlq.times import UNITS, Window, add_months, find, floor, relative, shift, shift_days, unit_days
 
 NOW = datetime(2026, 10, 14, 13, tzinfo=UTC)
 N = "2026-10-14 13:00"
@@ -374,3 +374,42 @@ def test_no_text_raises_and_windows_are_in_order(text: str, now: datetime) -> No
             assert a is None or b is None or a <= b
         assert window.days is None or window.days >= 0
         assert window.label
+
+
+def bounds(text: str) -> list[tuple[datetime | None, datetime | None]]:
+    return [(w.start, w.end) for _, _, w in find(text, datetime(2026, 11, 21, 21, tzinfo=UTC))]
+
+
+def day(month: int, day: int, year: int = 2026) -> datetime:
+    return datetime(year, month, day, tzinfo=UTC)
+
+
+def test_whole_units_end_where_the_present_one_begins() -> None:
+    assert bounds("revenue in the last 8 full weeks") == [(day(9, 21), day(11, 16))]
+    assert bounds("revenue over the past 2 complete quarters") == [(day(4, 1), day(10, 1))]
+
+
+def test_until_the_end_of_a_unit() -> None:
+    assert bounds("expected to churn before the end of the year") == [(None, day(1, 1, 2027))]
+    (found,) = [w for _, _, w in find("expire by the end of the month", datetime(2026, 11, 21, tzinfo=UTC))]
+    assert found.ahead == (day(11, 21), day(12, 1))
+    (rest,) = bounds("rewards that end in the rest of this quarter")
+    assert rest[1] == day(1, 1, 2027)
+
+
+@pytest.mark.parametrize(
+    ("text", "second"),
+    [
+        ("last month vs the month before", (day(9, 1), day(10, 1))), ("this month and the month before", (day(10, 1), day(11, 1))),
+        ("this quarter vs the quarter before?", (day(7, 1), day(10, 1))),
+        ("in august 2025 and one month earlier", (day(7, 1, 2025), day(8, 1, 2025))),
+    ],
+)  # fmt: skip
+def test_the_unit_before_is_told_by_the_one_named_first(text: str, second: tuple[datetime, datetime]) -> None:
+    first, other = [w for _, _, w in find(text, datetime(2026, 11, 21, 21, tzinfo=UTC))]
+    told = relative(other, first)
+    assert (told.start, told.end) == second
+
+
+def test_a_month_before_something_else_is_no_window() -> None:
+    assert bounds("average basket the month before campaigns start") == []

@@ -1,0 +1,50 @@
+"""Ways of saying things that are put into plainer words before a question is linked: the network meets them as it was taught.
+
+Only what means the same is exchanged; what a question is about is never guessed.
+"""
+
+from __future__ import annotations
+
+import re
+
+_COUNTED = (
+    r"(?:orders?|purchases?|transactions?|visits?|redemptions?|tickets?|items?|products?|stores?|points?|times?|rewards?|referrals?|reviews?|"
+    r"opens?|clicks?|logins?|baskets?|units?|complaints?|months?|weeks?|days?|hours?|stars?)"
+)
+_SMALL = {"a": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7}
+_SETTLED = r"(?:to (?:be |get )?(?:resolved?|closed?|fix(?:ed)?|solved?|answer(?:ed)?|handled?|settled?|clear(?:ed)?)|(?:of )?resolution(?: time)?)"
+_BOUND = r"(?:(?:more|longer|less|fewer) than|over|under|at least|at most|within)"
+
+
+def _hours(m: re.Match[str]) -> str:
+    count = int(m["n"]) if m["n"].isdigit() else _SMALL[m["n"].lower()]
+    return f"{m['more']} {count * 24} hours {m['end']}"
+
+
+_RULES: tuple[tuple[re.Pattern[str], object], ...] = tuple(
+    (re.compile(pattern, re.I), instead)
+    for pattern, instead in (
+        (rf"\b(\d+)\s?\+ (?={_COUNTED}\b)", r"at least \1 "),
+        (rf"\b(\d+) or more (?={_COUNTED}\b)", r"at least \1 "),
+        (rf"\b(\d+) or (?:fewer|less) (?={_COUNTED}\b)", r"at most \1 "),
+        (r"\b(?:half(?: of)?[ -]a[ -]year|half[ -]year|six months)\b", "6 months"),
+        (r"\b(?:year and a half|one and a half years|1\.5 years)\b", "18 months"),
+        (r"\b(more|longer|less) than half a day\b", r"\1 than 12 hours"),
+        (
+            rf"\b(?P<more>{_BOUND}) (?P<n>\d|{'|'.join(_SMALL)}) days? (?P<end>{_SETTLED})",
+            _hours,
+        ),
+        (r",? ?\b(?:at the moment|at this moment|at present|as of now|as we speak|as things stand)\b", ""),
+        (r"\bconsents? (?:is |are |was )?(?:turned|switched) off\b", "no consent"),
+        (r"\bconsents? (?:is |are |was )?(?:turned|switched) on\b", "given consent"),
+    )
+)
+
+
+def plainer(question: str) -> str:
+    """The question with odd ways of saying things exchanged for plain ones; what stands in quotation marks is left alone."""
+    if '"' in question or "“" in question:
+        return question
+    for pattern, instead in _RULES:
+        question = pattern.sub(instead, question)  # type: ignore[call-overload]
+    return question
