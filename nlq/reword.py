@@ -12,7 +12,10 @@ _COUNTED = (
     r"opens?|clicks?|logins?|baskets?|units?|complaints?|months?|weeks?|days?|hours?|stars?)"
 )
 _SMALL = {"a": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7}
-_SETTLED = r"(?:to (?:be |get )?(?:resolved?|closed?|fix(?:ed)?|solved?|answer(?:ed)?|handled?|settled?|clear(?:ed)?)|(?:of )?resolution(?: time)?)"
+_SETTLED = (
+    r"(?:to (?:be |get )?(?:resolved?|closed?|fix(?:ed)?|solved?|answer(?:ed)?|handled?|settled?|clear(?:ed)?)"
+    r"|(?:of )?resolution(?: time)?)"
+)
 _BOUND = r"(?:(?:more|longer|less|fewer) than|over|under|at least|at most|within)"
 
 
