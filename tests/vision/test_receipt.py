@@ -43,7 +43,7 @@ def test_reads_made_up_receipts(made_up: MadeUp) -> None:
 
 
 @pytest.mark.parametrize("name", ["malaysian shop", "german supermarket", "american restaurant with a tip", "petrol"])
-@pytest.mark.parametrize("degrees", [-9.0, 3.0, 12.0])
+@pytest.mark.parametrize("degrees", [-9.0, 3.0, 12.0, 95.0, 180.0, 266.0])
 def test_a_turned_and_shaken_page_reads_the_same(name: str, degrees: float) -> None:
     made_up = BY_NAME[name]
     _check(read_receipt(lines_of(made_up.text, degrees=degrees, jitter_px=2.0, seed=3, shuffle=True), AS_OF), made_up)

@@ -38,7 +38,7 @@ def _page(text: str) -> Page:
 # Rows
 
 
-@pytest.mark.parametrize("degrees", [-11.0, -2.5, 0.0, 1.0, 8.0])
+@pytest.mark.parametrize("degrees", [-11.0, -2.5, 0.0, 1.0, 8.0, 90.0, 97.0, 173.0, 180.0, 270.0])
 def test_skew_is_found_and_rows_are_put_together(degrees: float) -> None:
     text = "\n".join(f"ITEM NUMBER {n:<12}{n}.50          {n}.50" for n in range(1, 15))
     lines = lines_of(text, degrees=degrees, shuffle=True)

@@ -78,7 +78,7 @@ class Page:
     """Rows from top to bottom.
 
     Attributes:
-        skew_degrees: how far the rows fall to the right (positive: clockwise) in the picture as it came.
+        skew_degrees: how far the rows fall to the right (positive: clockwise) in the picture as it came, -30 to 300: with quarter turns.
     """
 
     rows: tuple[Row, ...]
@@ -115,7 +115,8 @@ def lay_out(lines: Sequence[TextLine]) -> Page:
 def estimate_skew(lines: Sequence[TextLine]) -> float:
     """Degrees by which rows fall to the right: the median slope of the pieces' upper and lower edges, long pieces counting more.
 
-    Where an engine gives upright boxes only (all edges level), the slope at which the centres of pieces fall together into
+    A page may also lie on its side or stand on its head: a piece's corners begin at the top left of its text, and most of its text tells
+    the quarter. Where an engine gives upright boxes only (all edges level), the slope at which the centres of pieces fall together into
     the sharpest rows is taken, within 8 degrees.
     """
     slopes: list[tuple[float, float]] = []
@@ -127,13 +128,19 @@ def estimate_skew(lines: Sequence[TextLine]) -> float:
             slopes.append((math.degrees(math.atan2((by - ay) + (cy - dy), (bx - ax) + (cx - dx))), width))
     if not slopes:
         return 0.0
+    quarters: dict[int, float] = {}
+    for angle, width in slopes:
+        quarter = round(angle / 90) % 4
+        quarters[quarter] = quarters.get(quarter, 0.0) + width
+    turned = 90.0 * max(quarters, key=lambda q: (quarters[q], -q))
+    slopes = [((angle - turned + 180) % 360 - 180, width) for angle, width in slopes]
     if all(abs(angle) < 0.01 for angle, _ in slopes):
-        return _skew_of_centres(lines)
+        return turned if turned else _skew_of_centres(lines)
     slopes.sort()
     half = sum(width for _, width in slopes) / 2
     passed = list(itertools.accumulate(width for _, width in slopes))
     middle = slopes[bisect.bisect_left(passed, half)][0]
-    return max(-MAX_SKEW_DEGREES, min(MAX_SKEW_DEGREES, middle))
+    return turned + max(-MAX_SKEW_DEGREES, min(MAX_SKEW_DEGREES, middle))
 
 
 def _skew_of_centres(lines: Sequence[TextLine]) -> float:
