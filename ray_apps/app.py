@@ -1,8 +1,8 @@
 """The Ray Serve application: start reading here.
 
 `application(settings)` binds the ingress, HTTP and the pipeline in one process, since a hop between two costs more than the pipeline
-itself; and beside it `Questions`, whose work is long enough to hold the pipeline up. Triton, the lander and Ray's own processes are started
-by `ray_apps.stack`.
+itself; and beside it `Questions` and `Pictures`, whose work is long enough to hold the pipeline up. Triton, the lander and Ray's own
+processes are started by `ray_apps.stack`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ray import serve
 from starlette.types import ASGIApp
 
 from ray_apps.settings import ServeSettings
-from ray_apps.tuning import QuestionSettings
+from ray_apps.tuning import PictureServeSettings, QuestionSettings
 
 
 @serve.deployment(name="Ingress", ray_actor_options={"num_cpus": 0.1}, graceful_shutdown_timeout_s=5)
@@ -26,16 +26,17 @@ class Ingress:
     Args:
         settings: `ServeSettings` as JSON-ready values.
         questions: the handle of `Questions`.
+        pictures: the handle of `Pictures`.
     """
 
-    def __init__(self, settings: dict[str, Any], questions: Any) -> None:
-        from ray_apps.deployments.handle import HandleDesk
+    def __init__(self, settings: dict[str, Any], questions: Any, pictures: Any) -> None:
+        from ray_apps.deployments.handle import HandleDesk, HandlePictures
         from ray_apps.service import Service
 
         _listen_on_loopback()
         loaded = ServeSettings.load(**settings)
         logging.getLogger("regulars").setLevel(loaded.log_level)
-        self._service = Service(loaded, HandleDesk(questions))
+        self._service = Service(loaded, HandleDesk(questions), HandlePictures(pictures))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         from ray_apps.ingress import create_app
@@ -64,6 +65,27 @@ class Questions:
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """One call of `ray_apps.question_desk.Desk`."""
+        return await getattr(self._desk, method)(*arguments)
+
+
+@serve.deployment(name="Pictures", ray_actor_options={"num_cpus": 0.1}, graceful_shutdown_timeout_s=5)
+class Pictures:
+    """One replica of what looks at pictures: `ray_apps.deployments.pictures.PicturesDesk`.
+
+    Args:
+        settings: `ServeSettings` as JSON-ready values.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        from ray_apps.deployments.pictures import PicturesDesk
+
+        _listen_on_loopback()
+        loaded = ServeSettings.load(**settings)
+        logging.getLogger("regulars").setLevel(loaded.log_level)
+        self._desk = PicturesDesk(loaded)
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """One call of `ray_apps.picture_desk.PictureDesk`."""
         return await getattr(self._desk, method)(*arguments)
 
 
@@ -96,7 +118,11 @@ def application(args: dict[str, Any]) -> serve.Application:
         max_ongoing_requests=tuning.threads + 4,
         max_queued_requests=tuning.waiting,
     )
-    return deployment.bind(values, questions.bind(values))
+    looking = PictureServeSettings.load()
+    pictures = Pictures.options(  # type: ignore[attr-defined]
+        num_replicas=looking.replicas, max_ongoing_requests=looking.threads + 4, max_queued_requests=looking.waiting
+    )
+    return deployment.bind(values, questions.bind(values), pictures.bind(values))
 
 
 def noop_application() -> serve.Application:

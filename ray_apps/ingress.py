@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from contracts import api
 from contracts.errors import StackError
-from ray_apps import problems, routes_batch, routes_churn, routes_query
+from ray_apps import problems, routes_batch, routes_churn, routes_pictures, routes_query
 from ray_apps.metrics import Stopwatch
 from ray_apps.middleware import Boundary
 from ray_apps.routing import (
@@ -57,6 +57,7 @@ _DOCUMENTED: tuple[tuple[type[BaseModel], Any], ...] = (
     *routes_churn.DOCUMENTED,
     *routes_batch.DOCUMENTED,
     *routes_query.DOCUMENTED,
+    *routes_pictures.DOCUMENTED,
 )
 
 
@@ -79,11 +80,12 @@ def create_app(service: Service) -> ASGIApp:
     routes_churn.add_churn(app, service)
     routes_batch.add_batch(app, service)
     routes_query.add_query(app, service)
+    routes_pictures.add_pictures(app, service)
     _add_events(app, service)
     _add_operations(app, service)
     _add_handlers(app)
     app.openapi = _documented(app)  # type: ignore[method-assign]
-    return Boundary(app, service.metrics, service.settings.max_body_bytes)
+    return Boundary(app, service.metrics, service.settings.max_body_bytes, service.pictures.most_bytes())
 
 
 def _add_recommendations(app: FastAPI, service: Service) -> None:

@@ -42,6 +42,10 @@ class Metrics:
             "regulars_question_stage_seconds", "Time of one stage of a question.", ["stage"], buckets=_LONG, registry=self.registry
         )
         self.question_feedback = Counter("regulars_question_feedback_total", "Answers judged.", ["verdict"], registry=self.registry)
+        self.pictures = Counter("regulars_pictures_total", "Pictures looked at.", ["outcome"], registry=self.registry)
+        self.picture_stage = Histogram(
+            "regulars_picture_stage_seconds", "Time of one stage of a picture.", ["stage"], buckets=_LONG, registry=self.registry
+        )
         self._version: str | None = None
         self._sequence_version: str | None = None
         self._stages = {name: self.stage.labels(name) for name in STAGES}
@@ -71,6 +75,12 @@ class Metrics:
         for name, seconds in stopwatch.stages.items():
             self.question_stage.labels(name).observe(seconds)
         self.questions.labels(outcome, reason or "").inc()
+
+    def observe_picture(self, stopwatch: Stopwatch, outcome: str) -> None:
+        """Add one picture and its stage times."""
+        for name, seconds in stopwatch.stages.items():
+            self.picture_stage.labels(name).observe(seconds)
+        self.pictures.labels(outcome).inc()
 
     def observe(self, stopwatch: Stopwatch) -> None:
         """Add one request's stage times."""

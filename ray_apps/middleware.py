@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,10 +26,11 @@ class Boundary:
         app: what answers.
         metrics: where requests are counted.
         max_body_bytes: longest request body; more is answered 413, before it is read where Content-Length tells.
+        uploads: by path, the longest body of routes that take files.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int) -> None:
-        self.app, self.metrics, self.max_body_bytes = app, metrics, max_body_bytes
+    def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int, uploads: Mapping[str, int] | None = None) -> None:
+        self.app, self.metrics, self.max_body_bytes, self._uploads = app, metrics, max_body_bytes, dict(uploads or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,11 +44,12 @@ class Boundary:
                 status = message["status"]
             await send(message)
 
+        most = self._uploads.get(scope["path"], self.max_body_bytes) if scope["method"] == "POST" else self.max_body_bytes
         try:
             declared = _content_length(scope)
-            if declared is not None and declared > self.max_body_bytes:
-                raise TooLarge(self._too_large(str(declared)))
-            await self.app(scope, self._limited(receive), counted_send)
+            if declared is not None and declared > most:
+                raise TooLarge(self._too_large(str(declared), most))
+            await self.app(scope, self._limited(receive, most), counted_send)
         except TooLarge as exc:
             await self._answer(problems.from_error(exc), status, scope, receive, counted_send)
         except Exception:
@@ -59,10 +61,11 @@ class Boundary:
         if not status:
             await response(scope, receive, send)
 
-    def _too_large(self, seen: str) -> str:
-        return f"The body has {seen} bytes, the limit is {self.max_body_bytes}. Send fewer or smaller records per request."
+    def _too_large(self, seen: str, most: int) -> str:
+        what = "smaller or fewer pictures" if most != self.max_body_bytes else "fewer or smaller records per request"
+        return f"The body has {seen} bytes, the limit is {most}. Send {what}."
 
-    def _limited(self, receive: Receive) -> Receive:
+    def _limited(self, receive: Receive, most: int) -> Receive:
         seen = 0
 
         async def limited() -> Message:
@@ -70,8 +73,8 @@ class Boundary:
             message = await receive()
             if message["type"] == "http.request":
                 seen += len(message.get("body", b""))
-                if seen > self.max_body_bytes:
-                    raise TooLarge(self._too_large(f"more than {self.max_body_bytes}"))
+                if seen > most:
+                    raise TooLarge(self._too_large(f"more than {most}", most))
             return message
 
         return limited

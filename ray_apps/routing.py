@@ -87,9 +87,10 @@ _PROBLEMS = {
     403: "The key does not allow this.",
     404: "There is no such thing for this business.",
     406: "There is no such form of the answer.",
+    408: "The body did not come in time.",
     409: "The same id was used before with other content.",
     413: "The body is too large.",
-    415: "The body is not JSON.",
+    415: "The body, or a file in it, is of another kind.",
     422: "The request does not meet the contract; `errors` names the fields.",
     503: "Overloaded, or a part is unavailable; see Retry-After.",
 }

@@ -24,6 +24,8 @@ from ray_apps.deployments.similar import SimilarCustomers
 from ray_apps.keys import Caller, KeyRing
 from ray_apps.metrics import Metrics, Stopwatch
 from ray_apps.middleware import Gate
+from ray_apps.picture_desk import PictureDesk
+from ray_apps.picture_service import PictureService
 from ray_apps.query_service import QueryService
 from ray_apps.question_desk import Desk
 from ray_apps.settings import ServeSettings
@@ -75,9 +77,10 @@ class Service:
     Args:
         settings: with `triton_url`, `database_url` and the clock's anchor filled in by the parent process.
         desk: who answers questions; a desk in this process when None.
+        pictures: who looks at pictures; a desk in this process when None.
     """
 
-    def __init__(self, settings: ServeSettings, desk: Desk | None = None) -> None:
+    def __init__(self, settings: ServeSettings, desk: Desk | None = None, pictures: PictureDesk | None = None) -> None:
         self.settings, self.metrics = settings, Metrics()
         self.clock = ServingClock(settings.clock_anchor_serving, settings.clock_anchor_wall)
         self.gate = Gate(settings.max_ongoing_requests, settings.max_queued_requests)
@@ -98,6 +101,7 @@ class Service:
         )
         self.batch = BatchService(home, self.store, self.clock, self.gate)
         self.queries = QueryService(self.store, desk or _desk_here(settings), self.gate, self.metrics)
+        self.pictures = PictureService(self.store, pictures or _looks_here(settings), self.clock, self.gate, self.metrics)
 
     async def start(self) -> None:
         """Load the model and begin the background work.
@@ -115,6 +119,7 @@ class Service:
         """End the background work and write what waits to be written."""
         self.batch.close()
         await self.queries.desk.close()
+        await self.pictures.desk.close()
         await self.churn.stop()
         await self.customers.stop()
         await self.recommender.stop()
@@ -302,9 +307,11 @@ class Service:
             "features": not self.recommender.features.open and await _works(lambda: self.states.read("-", "-")),
             "sequence": await self.churn.ready(),
             "questions": await self.queries.ready(),
+            "pictures": await self.pictures.ready(),
         }
-        # A version that was deployed but cannot be served is shown, yet the old one goes on serving; forecasts and questions are extra.
-        ready = served is not None and all(ok for name, ok in checks.items() if name not in ("model", "sequence", "questions"))
+        # A version that was deployed but cannot be served is shown, yet the old one goes on serving; the others named here are extra.
+        extra = ("model", "sequence", "questions", "pictures")
+        ready = served is not None and all(ok for name, ok in checks.items() if name not in extra)
         return api.Ready(ready=ready, checks=checks, model_version=served.name if served is not None else None)
 
     async def _loaded(self, version: str) -> bool:
@@ -316,6 +323,12 @@ def _desk_here(settings: ServeSettings) -> Desk:
     from ray_apps.deployments.questions import QuestionDesk
 
     return QuestionDesk(settings)
+
+
+def _looks_here(settings: ServeSettings) -> PictureDesk:
+    from ray_apps.deployments.pictures import PicturesDesk
+
+    return PicturesDesk(settings)
 
 
 async def _works(check: Callable[[], Awaitable[object]]) -> bool:

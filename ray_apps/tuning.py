@@ -84,3 +84,37 @@ class QuestionSettings(StackSettings):
     csv_rows: int = Field(10_000, ge=1, le=1_000_000, description="Rows of a CSV export at most.")
     pdf_rows: int = Field(500, ge=1, le=10_000, description="Rows of a PDF export at most.")
     chart_scale: float = Field(2.0, ge=0.5, le=4, description="Pixels of a chart's picture for each of its units.")
+
+
+class PictureServeSettings(StackSettings):
+    """Pictures over HTTP: `REGULARS_PICTURES_*`.
+
+    Bounds of one picture: `REGULARS_PICTURE_*`. How it is told what a picture shows: `REGULARS_RECOGNIZE_*`; what a receipt earns:
+    `REGULARS_POINTS_*`.
+    """
+
+    model_config = settings_config("REGULARS_PICTURES_")
+    replicas: int = Field(1, ge=1, le=16, description="Processes that look at pictures.")
+    threads: int = Field(2, ge=1, le=64, description="Pictures that one of them works on at once; each may take some hundred MB.")
+    waiting: int = Field(6, ge=0, le=1024, description="Pictures that wait for one of them beyond those; more are answered 503.")
+    uploads: int = Field(8, ge=1, le=1024, description="Uploads that one replica of the ingress holds in memory at once; more: 503.")
+    receive_s: float = Field(30.0, gt=0, le=600, description="Longest time that the bytes of an upload may take to come.")
+    deadline_s: float = Field(30.0, gt=0, le=600, description="Longest wait for an answer, from when the upload is there.")
+    network_deadline_s: float = Field(10.0, gt=0, le=600, description="Longest wait for the model server in one stage of a picture.")
+    teach_bytes: int = Field(24_000_000, ge=10_000, le=500_000_000, description="Most bytes of all photos of a product together.")
+    most_taught: int = Field(2_000, ge=1, le=100_000, description="Products that one business may teach.")
+    warm_up_s: float | None = Field(
+        5.0,
+        ge=0,
+        le=86_400,
+        description="Pause after the start until the networks are loaded; the first picture loads them if it is sooner.",
+    )
+    look_s: float = Field(
+        15.0,
+        gt=0,
+        le=3600,
+        description="Pause before the model server is asked again when it failed, and between two looks for another network.",
+    )
+    match_products: int = Field(
+        20_000, ge=0, le=1_000_000, description="Products of a business that a receipt's lines are matched with at most."
+    )
