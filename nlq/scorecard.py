@@ -96,14 +96,16 @@ def plain(linked: Linked) -> str:
     return " ".join(text.split())
 
 
-def questions_of(judge: Judge, file: Path, name: str) -> list[Question]:
-    """Questions of a JSONL file with their acceptable rows."""
+def questions_of(judge: Judge, file: Path, name: str, split: bool = False) -> list[Question]:
+    """Questions of a JSONL file with their acceptable rows; `split` makes those that must be refused a set of their own."""
     found = []
     for line in file.read_text(encoding="utf-8").splitlines():
         raw = json.loads(line)
-        queries = raw.get("sql", [])
+        queries = raw.get("sql") or []
         wanted = tuple(judge.rows(q) for q in ([queries] if isinstance(queries, str) else queries))
-        found.append(Question(raw["q"], raw.get("set", name), wanted, bool(raw.get("ordered"))))
+        found.append(
+            Question(raw["q"], raw.get("set", name if wanted or not split else f"{name} refusals"), wanted, bool(raw.get("ordered")))
+        )
     return found
 
 
