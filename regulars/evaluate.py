@@ -159,6 +159,64 @@ def receipts(
     console.print(scorecard.table(result))
 
 
+@app.command()
+def products(
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="NAME_OR_FOLDER",
+            help="grocery_products (found by REGULARS_REALDATA), or a folder with labels.parquet, or with a folder of pictures for each "
+            "class, perhaps below train/, val/, test/.",
+        ),
+    ],
+    home: HomeOption = DEFAULT_HOME,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Split that is asked, or all (but train); else test where there is one, else val.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Folder of the network; else the home's, else the one that came with the product.")
+    ] = None,
+    shots: Annotated[str, typer.Option("--shots", help="Photos of a class that the catalogue is taught with, with commas.")] = "1,5,20",
+    teach: Annotated[
+        str | None, typer.Option("--teach", help="Set whose photos teach the catalogue and the peer; else the train split of --data.")
+    ] = None,
+    others: Annotated[
+        str | None,
+        typer.Option("--others", help="Set or folder of pictures of no product, for open set; else receipts_sroie where it is there."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of drawing photos.")] = 0,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Cores for the network; all without this option.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Recognise products with ours and its peers, and print one table with 95 % intervals.
+
+    Rows: the trained network; a catalogue taught with few photos of each class; the nearest photo by shape and colour. Vectors of photos
+    are kept under HOME/evaluate.
+    """
+    from contracts.realdata import RealdataSettings, find_set
+    from vision import product_scorecard as card
+
+    counts, settings = _counts(shots), RealdataSettings.load()
+    folder, taught = find_set(data, settings), find_set(teach, settings) if teach else None
+    nothing = settings.regulars_realdata / "receipts_sroie" / "images"
+    strange = find_set(others, settings) if others else nothing if nothing.is_dir() else None
+    result = card.evaluate(folder, card.artifact_of(model, home), home, split, counts, taught, strange, seed, threads, errors, data)
+    if as_json:
+        print_json(result)
+        return
+    console.print(card.table(result))
+
+
+def _counts(asked: str) -> tuple[int, ...]:
+    from contracts.errors import ConfigError
+
+    found = [part.strip() for part in asked.split(",") if part.strip()]
+    if not found or not all(part.isdecimal() and 1 <= int(part) <= 100 for part in found):
+        raise ConfigError(f"--shots is {asked!r}, must be numbers of photos from 1 to 100 with commas between. Give them like 1,5,20.")
+    return tuple(sorted({int(part) for part in found}))
+
+
 def _day(asked: str | None) -> datetime | None:
     from datetime import UTC, datetime
 

@@ -22,8 +22,9 @@ from serving import repository
 from tests.vision.products_drawn import CLASSES, picture, write_set
 from vision import export as exporting
 from vision import train as module
-from vision.evaluate_products import few_shot, plain_features, score_products, wilson
+from vision.evaluate_products import nearest_class, plain_features, wilson
 from vision.product_data import Pictures, read_picture, read_set, slice_of, squared
+from vision.product_scorecard import evaluate
 from vision.products import ProductRecognizer
 from vision.train import ProductSettings, average, draw, leave_out, rate_at, train, weights_of
 
@@ -182,7 +183,7 @@ def test_a_slice_takes_some_of_each_class():
 
 def test_the_catalogue_protocol_finds_the_nearest():
     photos = [np.eye(3, dtype=np.float32)[[i]] for i in range(3)]
-    assert few_shot(photos, np.eye(3, dtype=np.float32), np.array([0, 1, 0])).tolist() == [True, True, False]
+    assert nearest_class(photos, np.eye(3, dtype=np.float32)).tolist() == [0, 1, 2]
 
 
 def test_plain_features_tell_shapes_and_colours():
@@ -270,22 +271,14 @@ def test_other_settings_need_a_fresh_folder(run, data):
         train(data, run[0], settings(seed=5), quiet())
 
 
-def test_the_scorecard_measures_all_ways(run, data):
-    card = score_products(data, run[0] / "artifact")
-    assert card["fine_top1"]["n"] == 12
-    assert {"top1_at_1", "top1_at_5", "top1_at_20"} <= set(card["catalogue"])
-    assert card["peer_nearest_neighbour"]["n"] == 12
-    assert card["latency_ms"]["p50"] > 0
-    assert "leave_out" in card["open_set"]["note"]
-
-
-def test_a_set_of_other_classes_cannot_be_scored(run, tmp_path):
-    write_set(tmp_path, 3, split=False)
-    for name in CLASSES:
-        folder = next(tmp_path.glob(f"*/{name}"))
-        folder.rename(folder.with_name(f"other-{name}"))
-    with pytest.raises(ArtifactError, match="knows none of the classes"):
-        score_products(tmp_path, run[0] / "artifact")
+def test_the_scorecard_measures_all_ways(run, data, tmp_path):
+    card = evaluate(data, run[0] / "artifact", tmp_path, shots=(1, 3), console=quiet(), data="drawn")
+    rows = {r["model"]: r for r in card["rows"]}
+    assert list(rows) == ["regulars", "catalogue_1", "catalogue_3", "nearest_neighbour"]
+    assert (card["split"], card["pictures"], card["classes"], card["photos"], card["photos_taken_out"]) == ("val", 12, 4, 24, False)
+    assert rows["regulars"]["fine_top1"] == run[1]["scores"]["fine_top1"]["value"]
+    assert rows["regulars"]["median_ms"] > 0
+    assert card["open_set"] == {}
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(data, tmp_path, run):
@@ -321,8 +314,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(data, tmp_path, run):
 def test_classes_that_were_left_out_measure_open_set_and_catalogue(data, tmp_path):
     record = train(data, tmp_path, settings(leave_out=2, steps=3), quiet())
     assert len(record["left_out"]) == 2
-    card = score_products(data, tmp_path / "artifact")
-    assert (card["classes"], card["unseen_classes"]) == (2, 2)
-    assert 0 <= card["open_set"]["auroc"] <= 1
-    assert card["open_set"]["pictures"] == 9  # of the class that nothing was fitted on
-    assert card["catalogue_of_unseen_classes"]["classes"] == 2
+    card = evaluate(data, tmp_path / "artifact", tmp_path, shots=(1,), console=quiet())
+    assert (card["classes"], card["unseen_pictures"]) == (2, 6)
+    assert 0 <= card["open_set"]["unseen_classes"]["auroc"] <= 1
+    assert card["open_set"]["unseen_classes"]["pictures"] == 3  # of the class that nothing was fitted on
+    unseen = next(r for r in card["rows"] if r["model"] == "unseen_1")
+    assert (unseen["classes"], unseen["pictures"]) == (2, 6)
