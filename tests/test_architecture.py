@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "features": {"contracts", "warehouse"},
     "training": {"contracts", "warehouse", "features"},
     "embeddings": {"contracts", "features"},
-    "decisions": {"contracts", "features"},
+    "decisions": {"contracts", "warehouse", "features", "training.metrics"},
     "vision": {"contracts", "features", "embeddings", "training.export", "training.metrics"},
     "nlq": {"contracts", "warehouse", "features", "embeddings", "training.export", "training.metrics"},
     "serving": {"contracts"},
