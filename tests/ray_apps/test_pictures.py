@@ -482,9 +482,8 @@ async def test_outside_its_time_nothing_counts(pictures: PictureStore) -> None:
 
 
 async def test_a_challenge_completed_many_times_at_once_is_paid_once(pictures: PictureStore, another: PictureStore) -> None:
-    shows = [HUNT.wanted[n % 3 :] for n in range(9)]
     done = await asyncio.gather(
-        *((pictures, another)[n % 2].progress(HUNT, "c1", items, f"rec-{n}", OPEN) for n, items in enumerate(shows))
+        *((pictures, another)[n % 2].progress(HUNT, "c1", HUNT.wanted[n % 3 :][:1], f"rec-{n}", OPEN) for n in range(9))
     )
     assert sum(d.completed_now for d in done) == 1
     assert await pictures.points_balance("biz-1", "c1") == 30
