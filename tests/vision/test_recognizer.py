@@ -61,7 +61,7 @@ def test_a_receipt_is_read_and_not_looked_at_for_products(recognizer: Recognizer
     assert seen.receipt is not None
     assert (seen.receipt.total, seen.receipt.date, seen.receipt.currency) == (Decimal("13.14"), date(2021, 8, 23), "GBP")
     assert drawn.plain(seen.receipt.merchant or "") == "GREENLEAFBAKERY"
-    assert [item.amount for item in seen.receipt.items] == [Decimal("4.85"), Decimal("6.30"), Decimal("1.99")] or seen.receipt.items
+    assert {Decimal("4.85"), Decimal("1.99")} <= {item.amount for item in seen.receipt.items}
     assert seen.receipt_probability >= recognizer.settings.receipt_from
     assert "product_network" not in seen.stages_ms
     assert {"gate", "text_detect", "text_recognize", "parse", "total"} <= set(seen.stages_ms)
