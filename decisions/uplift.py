@@ -51,7 +51,7 @@ class UpliftSettings:
     splits: int = 3
     folds: int = 4
     bags: int = 16
-    trees: int = 60
+    trees: int = 40
     leaves: int = 4
     rate: float = 0.03
     least: int = 250
