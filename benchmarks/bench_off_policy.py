@@ -115,7 +115,7 @@ def show(r: dict[str, Any]) -> None:
 def open_bandit(folder: Path, settings: DecisionSettings) -> list[dict[str, Any]]:
     """Each policy's log on the other policy, by campaign and method, beside what that one earned."""
     table = pd.read_parquet(folder / "impressions.parquet")
-    found = []
+    found: list[dict[str, Any]] = []
     for campaign in sorted(table.campaign.unique()):
         of = table[table.campaign == campaign]
         items = int(of.item_id.max()) + 1
