@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
-from contracts.products import MEANS, NAME, RECORD
 from tests.vision import drawn
-from tests.vision.products_drawn import picture
-from tests.vision.test_products import NAMES, SIZE, ByColour
+from tests.vision.products_drawn import ByColour, picture
 from vision.catalogue import Catalogue
 from vision.ocr import LocalNetworks, PaddleOcr
 from vision.ocr_settings import OcrSettings
-from vision.product_data import squared
 from vision.products import ProductRecognizer
 from vision.recognizer import Recognizer, catalogue_folder
 
@@ -67,23 +60,6 @@ def product(name: str, seed: int = 0, width: int = 240, height: int = 180) -> np
 def encoded(pixels: np.ndarray, kind: str = ".jpg", quality: int = 95) -> bytes:
     """A file of a picture."""
     return cv2.imencode(kind, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
-
-
-def products_folder(folder: Path) -> Path:
-    """A products folder whose network is `ByColour`: it knows a blue and a red circle and a green square."""
-    folder.mkdir(parents=True)
-    (folder / f"{NAME}.onnx").write_bytes(b"not read here")
-    means = io.BytesIO()
-    np.savez(means, means=Network().infer(np.stack([squared(picture(n, 1), SIZE) for n in NAMES]))["embedding"])
-    (folder / MEANS).write_bytes(means.getvalue())
-    info: dict[str, Any] = {
-        "format": 1, "version": "products/test", "size": SIZE, "names": NAMES, "parents": [0, 0, 1], "coarse_names": ["round", "edged"],
-        "brands": ["", "Acme", ""], "coarse_mix": 0.5, "known": {"weights": [0.0, 30.0, 0.0], "bias": -24.0, "threshold": 0.5},
-        "catalogue": {"temperature": 0.05, "weight": 30.0, "bias": -24.0, "threshold": 0.5}, "record": {"left_out": []},
-        "sha256": {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in (f"{NAME}.onnx", MEANS)},
-    }  # fmt: skip
-    (folder / RECORD).write_text(json.dumps(info))
-    return folder
 
 
 def recognizer(home: Path, networks: LocalNetworks, folder: Path | None) -> Recognizer:

@@ -1,4 +1,4 @@
-"""Errors on their way through Ray; the real way is in tests/e2e/test_query.py."""
+"""Calls of the desks and errors on their way through Ray; the real way is in tests/e2e/test_query.py and test_pictures.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from contracts.errors import ArtifactError, Overloaded, QueryRefused, UpstreamError, UpstreamTimeout
+from contracts.errors import ArtifactError, Overloaded, PictureRefused, QueryRefused, UpstreamError, UpstreamTimeout
+from ray_apps.picture_desk import PictureStatus, Recognised, Shown, TaughtRow
 from ray_apps.question_desk import Again, Asked, DeskStatus, Made
 
 with warnings.catch_warnings():  # Ray Serve warns about its own pydantic models when it is imported
@@ -16,7 +17,7 @@ with warnings.catch_warnings():  # Ray Serve warns about its own pydantic models
     from ray.exceptions import ActorDiedError, RayTaskError
     from ray.serve.exceptions import BackPressureError
 
-    from ray_apps.deployments.handle import HandleDesk
+    from ray_apps.deployments.handle import HandleDesk, HandlePictures
 
 
 class Handle:
@@ -100,3 +101,36 @@ async def test_a_deadline_ends_the_wait() -> None:
     with pytest.raises(UpstreamTimeout, match=r"no answer within 0.01 s"):
         await desk.ask("q", "b", frozenset(), 1)
     assert handle.cancelled == 1
+
+
+async def test_pictures_go_through_with_their_arguments() -> None:
+    shown, found, row, status = Shown("biz-1", b"x"), Recognised({}, "nothing"), TaughtRow("p", "n", "", 1, 1, "t"), PictureStatus("v")
+    handle = Handle(found)
+    desk = HandlePictures(handle)
+    assert await desk.recognise(shown) is found
+    handle.outcome = (row, "v")
+    assert await desk.teach("biz-1", "p", "n", "", [b"x"]) == (row, "v")
+    handle.outcome = [row]
+    assert await desk.taught("biz-1") == [row]
+    handle.outcome = None
+    await desk.forget("biz-1", "p")
+    handle.outcome = status
+    assert await desk.status() is status
+    await desk.close()
+    assert handle.calls == [("recognise", shown), ("teach", "biz-1", "p", "n", "", [b"x"]), ("taught", "biz-1"), ("forget", "biz-1", "p"),
+                            ("status",)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind", "said"),
+    [
+        (task_error(PictureRefused("damaged", "damaged")), PictureRefused, "damaged"),
+        (task_error(ZeroDivisionError("secret")), UpstreamError, "looks at pictures failed; it was logged"),
+        (ActorDiedError(), UpstreamError, "what looks at pictures is not reachable"),
+        (BackPressureError(num_queued_requests=6, max_queued_requests=6), Overloaded, "6 pictures wait already"),
+    ],
+)
+async def test_errors_about_pictures_say_so(outcome: Exception, kind: type[Exception], said: str) -> None:
+    with pytest.raises(kind, match=said) as seen:
+        await HandlePictures(Handle(outcome)).recognise(Shown("biz-1", b"x"))
+    assert "secret" not in str(seen.value)

@@ -21,6 +21,7 @@ from ray_apps.keys import create_key
 from ray_apps.picture_desk import PictureStatus, Recognised, Shown
 from tests.ray_apps import eyes
 from tests.vision.hostile import KINDS
+from tests.vision.products_drawn import write_artifact
 from vision.augment import rephotograph, view
 from vision.export_ocr import export
 from vision.ocr import LocalNetworks
@@ -41,7 +42,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalNetworks
 
 @pytest.fixture(scope="session")
 def products_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return eyes.products_folder(tmp_path_factory.mktemp("products") / "artifact")
+    return write_artifact(tmp_path_factory.mktemp("products"))
 
 
 class Pictures:
