@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from weakref import WeakValueDictionary
 
 import orjson
 import sqlalchemy as sa
@@ -72,11 +73,13 @@ class PictureStore:
 
     def __init__(self, store: OperationalStore) -> None:
         self._store = store
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @contextlib.asynccontextmanager
     async def _turn(self, business_id: str) -> AsyncIterator[AsyncConnection]:
-        """A write transaction, alone in its business."""
-        async with self._store.transaction() as connection:
+        """A write transaction, alone in its business. Those of this process queue here, where they hold no connection that others need."""
+        turn = self._turns.setdefault(business_id, asyncio.Lock())
+        async with turn, self._store.transaction() as connection:
             if not self._store.is_sqlite:
                 number = hashlib.blake2b(f"pictures\x1f{business_id}".encode(), digest_size=8).digest()
                 lock = sa.literal(int.from_bytes(number, "little", signed=True), sa.BigInteger)

@@ -171,6 +171,17 @@ async def test_two_processes_pay_once(pictures: PictureStore, database_url: str)
     assert sum([await pictures.points_balance("biz-1", f"c{n}") for n in range(2)]) == 11
 
 
+async def test_a_queue_in_one_business_leaves_connections_for_others(another: PictureStore, database_url: str) -> None:
+    small = OperationalStore(database_url, pool_size=2)
+    pictures = PictureStore(small)
+    async with another._turn("biz-1"):
+        sent = [asyncio.create_task(send(pictures, f"rec-{n}")) for n in range(6)]
+        await asyncio.sleep(0.5)
+        await small.ping()  # without the queue in the process both connections wait for biz-1
+    assert sorted(d.decision for d in await asyncio.gather(*sent)) == ["award", *["duplicate"] * 5]
+    await small.close()
+
+
 # ---- the same request again
 
 
