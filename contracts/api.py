@@ -511,8 +511,8 @@ class Ready(Response):
     ready: bool = Field(examples=[True])
     """True when every part that is needed works."""
     checks: dict[str, bool] = Field(examples=[{"database": True, "model": True, "triton": True, "features": True, "sequence": True}])
-    """Each part, and whether it works. `model` (is the served version the deployed one?) and `sequence` (can forecasts be made?) are shown
-    only."""
+    """Each part, and whether it works. `model` (is the served version the deployed one?), `sequence` (can forecasts be made?), `questions`
+    and `pictures` are shown only."""
     model_version: str | None = Field(default=None, examples=["two-tower/7"])
     """The model that is being served."""
 
