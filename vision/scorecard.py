@@ -65,6 +65,7 @@ NAMES = dict(zip(FIELDS, ("company", "date", "total"), strict=True))
 """Our fields by the set's names for them."""
 RESAMPLES = 1_000
 _OUR_SOURCES = ("ocr.py", "ocr_detect.py", "ocr_recognize.py", "preprocess.py", "export_ocr.py", "engines.py")
+_LIBRARIES = ("onnxruntime", "opencv-python-headless", "numpy")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -198,13 +199,13 @@ def source_of(name: str, home: Path) -> Source:
     try:
         if name == OURS:
             record = export(ocr_folder(home), settings.script)
-            return Source(name, _version(_OUR_SOURCES, settings, record["sha256"]), opened)
+            return Source(name, _version(_OUR_SOURCES, settings, _LIBRARIES, record["sha256"]), opened)
         if name == TESSERACT:
             engine = Enlarged(opened())
-            return Source(name, _version(("engines.py", "baselines.py"), settings, None), lambda: engine)
+            return Source(name, _version(("engines.py",), settings, ("tesseract",), engine.below_px), lambda: engine)
         if importlib.util.find_spec("rapidocr") is None:
             opened()
-        return Source(name, _version(("engines.py",), settings, None), opened)
+        return Source(name, _version(("engines.py",), settings, ("rapidocr", *_LIBRARIES)), opened)
     except ConfigError as exc:
         return Source(name, "", opened, str(exc))
 
@@ -212,7 +213,7 @@ def source_of(name: str, home: Path) -> Source:
 def versions() -> dict[str, str | None]:
     """Of what reads; None where it is not installed."""
     found: dict[str, str | None] = {}
-    for package in ("rapidocr", "onnxruntime", "opencv-python-headless", "numpy"):
+    for package in ("rapidocr", *_LIBRARIES):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -223,10 +224,10 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def _version(sources: Sequence[str], settings: OcrSettings, what: object) -> str:
-    """12 hex digits over code, settings and weights."""
-    folder = Path(engines_module.__file__).parent
-    found = hashlib.sha256(orjson.dumps([settings.public(), what, versions()], option=orjson.OPT_SORT_KEYS))
+def _version(sources: Sequence[str], settings: OcrSettings, packages: Sequence[str], more: object = None) -> str:
+    """12 hex digits over code, settings, packages and whatever else decides the reading."""
+    folder, known = Path(engines_module.__file__).parent, versions()
+    found = hashlib.sha256(orjson.dumps([settings.public(), [known[p] for p in packages], more], option=orjson.OPT_SORT_KEYS))
     for name in sources:
         found.update((folder / name).read_bytes())
     return found.hexdigest()[:12]
