@@ -23,8 +23,9 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.harness import ROOT, record, write_json
+from ray_apps.picture_finds import MIN_KEYS
 from vision import fingerprint as fp
 from vision.augment import View, rephotograph, view
 from vision.engines import open_engine
@@ -219,6 +221,7 @@ def measure(found: list[Source], maker: Maker, company_of: dict[str, str]) -> di
         "bytes": float(np.median([len(p.to_bytes()) for p in stored.values()])),
         "missed": sorted({name for name, names in finds if name not in names}),
     }
+    result |= by_keys(stored, again, company_of)
     if not maker.engine:
         for kind in ("another_day", "same_day", "edited_total", "edited_date"):
             hits = [compare(first, maker.of(s, lines, 1)).same for s, first, lines in _altered(found, stored, kind, maker.seed)]
@@ -238,6 +241,23 @@ def _altered(
         changed = {"another_day": DATE, "edited_date": DATE, "same_day": TIME}.get(kind)
         if any(a.text != b.text and (changed is None or changed.search(b.text)) for a, b in zip(lines, s.lines, strict=True)):
             yield s, first, lines
+
+
+def by_keys(stored: dict[str, Fingerprint], again: dict[str, list[Fingerprint]], company_of: dict[str, str]) -> dict[str, Any]:
+    """What is told by keys of the text alone, at least `MIN_KEYS` in common: all that is left of a receipt that was erased."""
+
+    @cache
+    def kept(print_: Fingerprint) -> frozenset[int]:
+        return frozenset(fp.keys(replace(print_, sha256="", small=b"")))
+
+    same = [len(kept(stored[n]) & kept(p)) >= MIN_KEYS for n, prints in again.items() for p in prints]
+    other = [(company_of[a] == company_of[b], len(kept(x) & kept(y)) >= MIN_KEYS) for a, b, x, y in pairs(stored, again)]
+    chain = [taken for sibling, taken in other if sibling]
+    return {
+        "keys_caught": share_of(sum(same), len(same)),
+        "keys_false": share_of(sum(taken for _, taken in other), len(other)),
+        "keys_false_of_one_company": share_of(sum(chain), len(chain)),
+    }
 
 
 def by_picture(stored: dict[str, Fingerprint], again: dict[str, list[Fingerprint]], company_of: dict[str, str]) -> dict[str, Any]:
