@@ -211,3 +211,18 @@ def test_a_catalogue_needs_two_classes(data, folder, tmp_path):
         cv2.imwrite(str(only / "train" / "edged" / "square-yellow" / f"{k}.png"), picture("square-yellow", k))
     found = run(data, folder, tmp_path / "home", teach=only)
     assert [r["model"] for r in found["rows"]] == ["regulars", "nearest_neighbour"]
+
+
+@pytest.mark.realdata
+def test_some_real_products_are_recognised_far_better_than_by_chance(realdata, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    if not (module.shipped_folder() / RECORD).is_file():
+        pytest.skip("no product network came with this checkout: vision/artifact")
+    rows = pq.read_table(realdata / "grocery_products" / "labels.parquet").to_pylist()[::60]
+    for row in rows:
+        copy = tmp_path / "set" / row["file"]
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes((realdata / "grocery_products" / row["file"]).read_bytes())
+    pq.write_table(pa.Table.from_pylist([{**r, "split": "test"} for r in rows]), tmp_path / "set" / "labels.parquet")
+    found = evaluate(tmp_path / "set", module.shipped_folder(), tmp_path, shots=(1,), console=Console(file=io.StringIO()))
+    assert found["rows"][0]["fine_top1"] > 0.3  # most were trained on: this shows that classes are matched by name, no more
