@@ -97,20 +97,20 @@ async def measure(url: str, sizes: list[int], times: int) -> list[dict[str, Any]
         await fill(store, filled, size)
         filled = size
         sent: dict[str, list[float]] = {"new": [], "again": []}
-        wrong = 0
+        wrong = {"new": 0, "again": 0}
         for n in range(times + 3):
             old = 7_919 * n % size
             again = replace(print_of(old), sha256=f"again {n}", numbers=print_of(old).numbers - {f"{old:010d}"})
             new = 10_000_000 + size + n
             for kind, number, print_, expected in (("new", new, print_of(new), "award"), ("again", old, again, "duplicate")):
                 decision, took = await send(pictures, f"{size}-{kind}-{n}", number, print_)
-                wrong += decision != expected
+                wrong[kind] += decision != expected
                 if n >= 3:  # the first ones warm up
                     sent[kind].append(took)
         for kind, ms in sent.items():
             p50, p95 = np.percentile(ms, [50, 95])
-            results.append({"receipts": size, "kind": kind, "p50_ms": p50, "p95_ms": p95, "n": len(ms), "wrong": wrong})
-            print(f"{size:>8,} stored  {kind:<6} p50 {p50:7.1f} ms  p95 {p95:7.1f} ms  n {len(ms)}  not as expected {wrong}")
+            results.append({"receipts": size, "kind": kind, "p50_ms": p50, "p95_ms": p95, "n": len(ms), "wrong": wrong[kind]})
+            print(f"{size:>8,} stored  {kind:<6} p50 {p50:7.1f} ms  p95 {p95:7.1f} ms  n {len(ms)}  not as expected {wrong[kind]}")
     await store.close()
     return results
 
