@@ -14,6 +14,7 @@ from typing import Any
 from ray import serve
 from starlette.types import ASGIApp
 
+from contracts.errors import StackError
 from ray_apps.settings import ServeSettings
 from ray_apps.tuning import PictureServeSettings, QuestionSettings
 
@@ -85,8 +86,14 @@ class Pictures:
         self._desk = PicturesDesk(loaded)
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        """One call of `ray_apps.picture_desk.PictureDesk`."""
-        return await getattr(self._desk, method)(*arguments)
+        """One call of `ray_apps.picture_desk.PictureDesk`; an error of ours is given back rather than raised.
+
+        Ray logs what is raised with its traceback, and whoever sends files that are no pictures must not fill the disk with them.
+        """
+        try:
+            return await getattr(self._desk, method)(*arguments)
+        except StackError as exc:
+            return exc.with_traceback(None)
 
 
 def _listen_on_loopback() -> None:

@@ -84,7 +84,10 @@ class HandlePictures:
         """Nothing is held here: the deployment ends with the application."""
 
     async def _call(self, method: str, *arguments: Any) -> Any:
-        return await _called(self._handle, self._tuning.deadline_s, _PICTURES, self._tuning.waiting, method, *arguments)
+        found = await _called(self._handle, self._tuning.deadline_s, _PICTURES, self._tuning.waiting, method, *arguments)
+        if isinstance(found, StackError):
+            raise found
+        return found
 
 
 class _Words(NamedTuple):

@@ -45,7 +45,7 @@ logger = logging.getLogger("regulars.pictures")
 T = TypeVar("T")
 Opener = Callable[[bool], "Recognizer"]
 """From whether the model server may be asked to a recognizer."""
-_AGAIN_AFTER = 10
+_AGAIN_AFTER = 4
 """Looks between two tries to have networks that run in this process run by the model server."""
 
 
