@@ -30,7 +30,9 @@ def build(home: Path, end: date = date(2026, 11, 22)) -> Warehouse:
     """2,000 customers, 18 months, 120 rewards; `home`/warehouse, made once."""
     store = Warehouse(home / "warehouse")
     if not (home / "warehouse" / "manifest.json").is_file():
-        for _ in generate_into(home, store, GeneratorSettings(customers=2000, months=18, rewards=120, end=end, truth=False)):
+        for _ in generate_into(
+            home, store, GeneratorSettings.load(environ={}, customers=2000, months=18, rewards=120, end=end, truth=False)
+        ):
             pass
     if "customer_risk_scores" not in store.sources() or not store.sources()["customer_risk_scores"]:
         _fill(store)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -30,6 +31,7 @@ from contracts.errors import ConfigError
 from contracts.products import MEANS, NAME, RECORD, fingerprint
 from contracts.runs import bar, claim, stop_on_signal
 from contracts.settings import StackSettings, settings_config
+from training.metrics import ece
 from vision import product_calibrate as fitting
 from vision.export import export
 from vision.model import PACKAGE_MODEL, ProductConfig, ProductNet, hierarchical_loss, package_weights
@@ -75,6 +77,9 @@ class ProductSettings(StackSettings):
     ema: float = Field(0.998, ge=0, lt=1, description="decay of the averaged weights")
     dim: int = Field(192, ge=8, le=2048, description="numbers of an embedding")
     calibration_share: float = Field(0.1, gt=0, le=0.5, description="share of each class's training pictures that only calibrate")
+    calibrate_on: Literal["auto", "slice", "val"] = Field(
+        "auto", description="slice: the training pictures that only calibrate; val: the validation pictures; auto: val where it has 100"
+    )
     leave_out: int = Field(0, ge=0, description="fine classes that are not trained on: they measure open set and catalogue")
     cache_mb: int = Field(1500, ge=0, description="most memory for decoded pictures")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -413,7 +418,7 @@ def _finish(run: _Run, whole: ProductSet, left_out: np.ndarray, folder: Path, se
     out = folder / "artifact.tmp"
     shutil.rmtree(out, ignore_errors=True)
     run.console.print("calibrating")
-    calibration, means = calibrate(run, whole, left_out)
+    calibration, means, held_up = calibrate(run, whole, left_out)
     model = run.averaged.cpu().to(memory_format=torch.contiguous_format)
     run.device = torch.device("cpu")
     run.console.print("exporting")
@@ -427,7 +432,7 @@ def _finish(run: _Run, whole: ProductSet, left_out: np.ndarray, folder: Path, se
     record: dict[str, Any] = {
         "trained_at": datetime.now(UTC).isoformat(timespec="seconds"), "settings": settings.public(),
         "weights": _weights_name(run.weights), "data_version": whole.version(), "code_version": code_version(),
-        "pictures": len(run.training), "calibration_pictures": len(run.held), "plan": plan,
+        "pictures": len(run.training), "calibration_pictures": len(_calibrating(run)), "plan": plan,
         "left_out": [whole.names[i] for i in left_out], "torch": torch.__version__,
     }  # fmt: skip
     info: dict[str, Any] = {
@@ -436,6 +441,8 @@ def _finish(run: _Run, whole: ProductSet, left_out: np.ndarray, folder: Path, se
         "brands": list(run.set.brands), **calibration, "sha256": sha256, "record": record,
     }  # fmt: skip
     record["scores"] = held_back_scores(run.answers(run.set.rows("val")), run.set, info, means)
+    if len(run.set.rows("val")) and _calibrating(run) is not run.held:
+        record["scores"] |= held_up
     record["seconds"] = round(time.monotonic() - started)
     (out / RECORD).write_text(json.dumps(info, indent=1), encoding="utf-8")
     (out / CARD).write_text(card(info), encoding="utf-8")
@@ -444,35 +451,81 @@ def _finish(run: _Run, whole: ProductSet, left_out: np.ndarray, folder: Path, se
     return record
 
 
-def calibrate(run: _Run, whole: ProductSet, left_out: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
-    """Temperatures (set in the network), the mix of the heads, known or not, the catalogue's confidence; and the class means (F, D).
+def calibrate(run: _Run, whole: ProductSet, left_out: np.ndarray) -> tuple[dict[str, Any], np.ndarray, dict[str, float]]:
+    """Temperatures (set in the network), the mix of the heads, known or not, the catalogue's confidence; the class means (F, D); and how
+    well the probabilities hold.
 
-    Everything is fitted on the held slice, which was not trained on. Where classes were left out, half of them stand for unknown products;
+    Everything is fitted on pictures that were not trained on. Photos of one class lie close together in a training set, often taken a
+    minute apart, so that a slice of it flatters: the validation pictures are better, where there are enough. How well that holds is then
+    told by fitting on one half of them and looking at the other. Where classes were left out, half of them stand for unknown products;
     else each picture's own class is taken out of the answer.
     """
-    fine = run.set.fine
-    held, training = run.answers(run.held), run.answers(run.training)
-    labels = fine[run.held]
-    temperatures = [
-        fitting.temperature(held["fine_logits"], labels),
-        fitting.temperature(held["coarse_logits"], run.set.parents[labels]),
-    ]
-    run.averaged.temperatures.copy_(torch.tensor(temperatures))
-    logits, coarse = held["fine_logits"] / temperatures[0], held["coarse_logits"] / temperatures[1]
-    means = class_means(training["embedding"], fine[run.training], len(run.set.names))
-    sums = fitting.grouped(fitting.softmax(logits), run.set.parents, len(run.set.coarse_names))
-    mix = fitting.coarse_mix(sums, fitting.softmax(coarse), run.set.parents[labels])
-    known = fitting.signals(logits, held["embedding"], means)
+    rows = _calibrating(run)
+    found, slice_, training = run.answers(rows), run.answers(run.held), run.answers(run.training)
+    means = class_means(training["embedding"], run.set.fine[run.training], len(run.set.names))
+    strange = None
     if len(left_out) >= 2:
-        rows = np.flatnonzero(np.isin(whole.fine, left_out[::2]))  # the others measure it
-        strange = run.answers(rows, whole)
-        unknown = fitting.signals(strange["fine_logits"], strange["embedding"], means)
+        strange = run.answers(np.flatnonzero(np.isin(whole.fine, left_out[::2])), whole)  # the others measure it
+    fit = partial(fit_probabilities, parents=run.set.parents, groups=len(run.set.coarse_names), means=means, strange=strange)
+    calibration = fit(found, run.set.fine[rows])
+    run.averaged.temperatures.copy_(torch.tensor(calibration["temperatures"]))
+    calibration["catalogue"] = fit_catalogue(
+        slice_["embedding"], run.set.fine[run.held], training["embedding"], run.set.fine[run.training], run.settings.seed
+    )
+    return calibration, means, cross_fitted(fit, found, run.set.fine[rows], means, run.settings.seed)
+
+
+def _calibrating(run: _Run) -> np.ndarray:
+    """Rows that probabilities are fitted on."""
+    validation = run.set.rows("val")
+    enough = {"val": 1, "auto": 100, "slice": np.inf}[run.settings.calibrate_on]
+    return validation if len(validation) >= enough else run.held
+
+
+def fit_probabilities(
+    found: dict[str, np.ndarray], labels: np.ndarray, parents: np.ndarray, groups: int, means: np.ndarray,
+    strange: dict[str, np.ndarray] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Temperatures, the mix of the heads, and what tells a known product.
+
+    Args:
+        found: `fine_logits` (N, F), `coarse_logits` (N, C), both as the network gives them, and `embedding` (N, D).
+        labels: fine classes (N,).
+        parents: coarse class of each fine one.
+        groups: how many coarse classes.
+        means: (F, D).
+        strange: answers to pictures of products that are not known.
+    """
+    temperatures = [fitting.temperature(found["fine_logits"], labels), fitting.temperature(found["coarse_logits"], parents[labels])]
+    logits, coarse = found["fine_logits"] / temperatures[0], found["coarse_logits"] / temperatures[1]
+    mix = fitting.coarse_mix(fitting.grouped(fitting.softmax(logits), parents, groups), fitting.softmax(coarse), parents[labels])
+    if strange is not None:
+        unknown = fitting.signals(strange["fine_logits"] / temperatures[0], strange["embedding"], means)
     else:
-        unknown = fitting.signals_without_own(logits, held["embedding"], means, labels)
-    return {
-        "temperatures": temperatures, "coarse_mix": mix, "known": fitting.fit_known(known, unknown),
-        "catalogue": fit_catalogue(held["embedding"], labels, training["embedding"], fine[run.training], run.settings.seed),
-    }, means  # fmt: skip
+        unknown = fitting.signals_without_own(logits, found["embedding"], means, labels)
+    known = fitting.fit_known(fitting.signals(logits, found["embedding"], means), unknown)
+    return {"temperatures": temperatures, "coarse_mix": mix, "known": known}
+
+
+def cross_fitted(
+    fit: Callable[[dict[str, np.ndarray], np.ndarray], dict[str, Any]],
+    found: dict[str, np.ndarray],
+    labels: np.ndarray,
+    means: np.ndarray,
+    seed: int,
+) -> dict[str, float]:
+    """Calibration error of the fine class, and the share of pictures taken as known, each half by what was fitted on the other."""
+    if len(labels) < 20:
+        return {}
+    first = np.random.default_rng([seed, 13]).permutation(len(labels)) < len(labels) // 2
+    sure, right, accepted = (np.zeros(len(labels)) for _ in range(3))
+    for half in (first, ~first):
+        by = fit({name: found[name][~half] for name in ("fine_logits", "coarse_logits", "embedding")}, labels[~half])
+        logits = found["fine_logits"][half] / by["temperatures"][0]
+        sure[half], right[half] = fitting.softmax(logits).max(1), logits.argmax(1) == labels[half]
+        signal = fitting.signals(logits, found["embedding"][half], means)
+        accepted[half] = fitting.known_probability(signal, by["known"]["weights"], by["known"]["bias"]) >= by["known"]["threshold"]
+    return {"expected_calibration_error": round(ece(sure, right, 10), 4), "accepted_as_known": round(float(accepted.mean()), 4)}
 
 
 def class_means(embedding: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:

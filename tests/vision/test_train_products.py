@@ -320,3 +320,42 @@ def test_classes_that_were_left_out_measure_open_set_and_catalogue(data, tmp_pat
     assert card["open_set"]["unseen_classes"]["pictures"] == 3  # of the class that nothing was fitted on
     unseen = next(r for r in card["rows"] if r["model"] == "unseen_1")
     assert (unseen["classes"], unseen["pictures"]) == (2, 6)
+
+
+# --- what is calibrated on ---
+
+
+def noisy(rng, labels, classes=4, dim=8):
+    """Answers that are right more often than not, and sure of it three times as much as they ought to be."""
+    means = np.eye(classes, dim)
+    logits = rng.normal(0, 1, (len(labels), classes)) + 1.5 * np.eye(classes)[labels]
+    embedding = means[labels] + rng.normal(0, 0.2, (len(labels), dim))
+    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+    return {"fine_logits": 3 * logits, "coarse_logits": logits[:, :2], "embedding": embedding}, means
+
+
+def test_probabilities_are_fitted_on_one_half_and_hold_on_the_other():
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 4, 1000)
+    found, means = noisy(rng, labels)
+    parents = np.array([0, 0, 1, 1])
+
+    def fit(answers, of):
+        return module.fit_probabilities(answers, of, parents, 2, means)
+
+    held = module.cross_fitted(fit, found, labels, means, 0)
+    assert held["expected_calibration_error"] < 0.05
+    assert 0.92 < held["accepted_as_known"] < 0.98
+
+    def too_sure(answers, of):
+        return fit(answers, of) | {"temperatures": [1.0, 1.0]}
+
+    assert module.cross_fitted(too_sure, found, labels, means, 0)["expected_calibration_error"] > 0.1
+    few = {name: value[:10] for name, value in found.items()}
+    assert module.cross_fitted(fit, few, labels[:10], means, 0) == {}
+
+
+def test_the_validation_pictures_calibrate_where_they_are_asked_for(data, tmp_path):
+    record = train(data, tmp_path / "run", settings(calibrate_on="val"), quiet())
+    assert record["calibration_pictures"] == 12
+    assert train(data, tmp_path / "slice", settings(), quiet())["calibration_pictures"] == 4
