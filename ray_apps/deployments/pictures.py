@@ -25,7 +25,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from contracts.errors import ArtifactError, ConfigError, ContractError, Overloaded, StackError, UpstreamError
+from contracts.errors import ArtifactError, ConfigError, ContractError, Overloaded, StackError, UnknownItem, UpstreamError
 from ray_apps.clock import ServingClock
 from ray_apps.picture_desk import NO_MODEL, PictureStatus, Recognised, Shown, TaughtRow
 from ray_apps.record import running_record
@@ -174,10 +174,19 @@ class PicturesDesk:
         return self.eyes.used(work)
 
     async def taught(self, business_id: str) -> list[TaughtRow]:
-        return await self._working(lambda: self.eyes.used(lambda r: [_row(t) for t in catalogue_of(r).products(business_id)]))
+        def work(recognizer: Recognizer) -> list[TaughtRow]:
+            # Without a network that knows products nothing is known by its photos, whatever was taught once.
+            return [_row(t) for t in catalogue_of(recognizer).products(business_id)] if recognizer.products is not None else []
+
+        return await self._working(lambda: self.eyes.used(work))
 
     async def forget(self, business_id: str, product_id: str) -> None:
-        await self._working(lambda: self.eyes.used(lambda r: catalogue_of(r).remove(business_id, product_id)))
+        def work(recognizer: Recognizer) -> None:
+            if recognizer.products is None:
+                raise UnknownItem(f"no product {product_id!r} was taught. List the taught products and correct the id")
+            catalogue_of(recognizer).remove(business_id, product_id)
+
+        await self._working(lambda: self.eyes.used(work))
 
     async def status(self) -> PictureStatus:
         if self._warming is None and self.tuning.warm_up_s is not None:
