@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from vision.catalogue import Catalogue
 
 FORMAT = 1
-BOX_THRESHOLD = 0.35
-"""Share of a map's peak from which a place belongs to the product."""
+BOX_THRESHOLD = 0.05
+"""Share of a map's peak from which a place belongs to the product: what gave the best boxes on labelled pictures
+(`benchmarks/bench_boxes.py`). The map of a class is below nought where the picture speaks against it."""
+TAUGHT_THRESHOLD = 0.25
+"""The same for a taught product, whose map is above nought almost everywhere."""
 _ENLARGE = 16
 _AGAIN = "Train it again: regulars train products"
 
@@ -207,7 +210,15 @@ class ProductRecognizer:
             return []
         matches = self.catalogue.search(business_id, found["embedding"], 1)
         return [
-            DetectedProduct(m.name, m.brand, m.confidence, box_of(found["places"] @ m.mean, width, height), "catalogue", "", m.product_id)
+            DetectedProduct(
+                m.name,
+                m.brand,
+                m.confidence,
+                box_of(found["places"] @ m.mean, width, height, TAUGHT_THRESHOLD),
+                "catalogue",
+                "",
+                m.product_id,
+            )
             for m in matches
             if m.known >= self.record.catalogue["threshold"]
         ]

@@ -10,7 +10,7 @@ from contracts.products import MEANS, NAME, RECORD
 from tests.vision.products_drawn import NAMES, ByColour, picture, write_artifact
 from vision import product_calibrate as fitting
 from vision.catalogue import Catalogue
-from vision.products import LocalNetwork, ProductRecognizer, box_of, products_folder, read_record
+from vision.products import TAUGHT_THRESHOLD, LocalNetwork, ProductRecognizer, box_of, products_folder, read_record
 from vision.types import Box
 
 
@@ -87,6 +87,15 @@ def test_a_box_holds_the_peak_and_not_what_lies_apart():
     found[1, 1], found[5, 5] = 1.0, 0.9
     box = box_of(found, 70, 70)
     assert box.x <= 15 <= box.x + box.width < 50
+
+
+def test_a_class_has_all_places_that_speak_for_it_and_a_taught_product_only_those_that_do_so_clearly():
+    found = np.full((5, 5), -1.0, np.float32)
+    found[1:4, 1:3], found[1:4, 3] = 1.0, 0.15
+    own, taught = box_of(found, 100, 100), box_of(found, 100, 100, TAUGHT_THRESHOLD)
+    assert own.x + own.width >= 75
+    assert (own.y, own.y + own.height) != (0, 100)
+    assert taught.x + taught.width < 75
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan])
