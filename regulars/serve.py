@@ -121,7 +121,7 @@ def recommend(
 
     from contracts.paths import Home
 
-    address, token = _where(Home(home).run, url, key)
+    address, token = where(Home(home).run, url, key)
     context = {"timeOfDay": time_of_day, "page": page, "location": location, "deviceType": device}
     body = {"customerId": customer, "numRecommendations": count, "context": {k: v for k, v in context.items() if v is not None}}
     try:
@@ -136,7 +136,13 @@ def recommend(
         _card(answer.json(), answer.headers.get("server-timing", ""))
 
 
-def _where(run: Path, url: str | None, key: str | None) -> tuple[str, str]:
+def where(run: Path, url: str | None, key: str | None) -> tuple[str, str]:
+    """Address and key of a running stack, those of the demo where not given.
+
+    Raises:
+        UpstreamError: none runs.
+        ContractError: no key is there.
+    """
     from ray_apps.record import running_record
 
     if url is None:
