@@ -74,7 +74,7 @@ class TritonSettings(StackSettings):
     http_port: int = Field(default=0, ge=0, le=65535, description="0 chooses a free one")
     grpc_port: int = Field(default=0, ge=0, le=65535, description="0 chooses a free one")
     metrics_port: int = Field(default=0, ge=0, le=65535, description="0 chooses a free one")
-    start_timeout_s: float = Field(default=30.0, gt=0, le=600)
+    start_timeout_s: float = Field(default=120.0, gt=0, le=600)
     stop_timeout_s: float = Field(default=10.0, gt=0, le=120, description="from SIGTERM to SIGKILL")
     health_interval_s: float = Field(default=0.5, gt=0, le=60)
     health_timeout_s: float = Field(default=1.5, gt=0, le=60)
