@@ -279,6 +279,11 @@ async def test_openapi_describes_every_route_and_resolves(api) -> None:
             "", "/templates", "/history", "/saved", "/saved/{saved_id}", "/corrections", "/corrections/{correction_id}",
             "/{query_id}/feedback", "/{query_id}/export", "/{query_id}/chart.png",
         )),
+        *("/api/v1/ml/image-recognition" + rest for rest in (
+            "", "/history", "/reviews", "/reviews/{review_id}/approve", "/reviews/{review_id}/reject", "/challenges",
+            "/challenges/{challenge_id}",
+        )),
+        "/api/v1/ml/products", "/api/v1/ml/products/{product_id}",
     }  # fmt: skip
     for name in {part.split("'")[0] for part in text.split("#/components/schemas/")[1:]}:
         assert name in schema["components"]["schemas"]
