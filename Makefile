@@ -12,13 +12,13 @@ setup:           ## both environments and the system packages they need
 setup-dev:
 	@scripts/setup.sh --dev
 
-demo: setup      ## set up, generate a programme, train, export, serve, recommend, stop (6 to 12 minutes, then one)
+demo: setup      ## set up, generate a programme, train, export, read a receipt, serve, recommend, stop (8 to 15 minutes, then two)
 	@$(R) demo --home $(HOME_DIR)
 
 serve: setup     ## keep serving what the demo made; Ctrl-C stops
 	@$(R) serve --home $(HOME_DIR)
 
-test: setup-dev  ## the whole test suite (about 25 minutes on 2 cores)
+test: setup-dev  ## the whole test suite (30 to 40 minutes on 2 cores)
 	@.venv/bin/python -m pytest -m "not gpu"
 
 test-quick: setup-dev  ## without the running stack and the public data sets (a few minutes)
