@@ -7,6 +7,7 @@ not read here.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -18,19 +19,21 @@ import duckdb
 import numpy as np
 from rich.console import Console
 
-from contracts.errors import ContractError
-from nlq.corpus.bank import expand, held_out, read
+from contracts.errors import ContractError, QueryRefused
+from nlq.corpus.bank import expand, fitted_on, held_out, read
 from nlq.corpus.check import open_business, values_of
 from nlq.evaluate import same_rows
 from nlq.link import Catalog
 from nlq.lower import lower
 from nlq.program import parse
-from nlq.translate import _HOSTILE, FEATURES, TOKENIZER, LocalDecoder, Model, ModelTranslator, Reading, choose
+from nlq.translate import _HOSTILE, FEATURES, MODEL, TOKENIZER, LocalDecoder, Model, ModelTranslator, choose
+from nlq.types import Rows
 from warehouse.store import Warehouse
 
 DEVELOPMENT = Path(__file__).parent / "corpus" / "development.jsonl"
-MOST_WRONG = 0.03
-"""Share of wrong answers, among those given, that the threshold is set for."""
+MOST_WRONG = 0.025
+"""Share of wrong answers, among those given, that the threshold is set for: below the 3 % that are promised, since it is set on few."""
+_FOLDS = 10
 
 
 @dataclass(frozen=True)
@@ -66,20 +69,28 @@ class Judge:
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         return self.connection.execute(sql).fetchall()
 
+    def run(self, sql: str) -> Rows:
+        """As the engine runs the queries of a translator."""
+        try:
+            return Rows((), tuple(self.rows(sql)))
+        except duckdb.Error as exc:
+            raise QueryRefused(f"the query cannot be run: {exc}. Correct it.", "cannot_run") from exc
+
     def outcome(self, question: str, wanted: Sequence[Sequence[tuple[Any, ...]]], name: str, ordered: bool = False) -> Outcome:
         """`wanted`: acceptable results; none for a question that must be refused."""
         reading = self.translator.read(question, self.linker)
-        chosen = None if _HOSTILE.search(question) else choose(reading, self.catalog)
-        features = reading.features[chosen[0] if chosen else 0]
-        right = chosen is None and not wanted
-        if chosen is not None and wanted:
+        chosen = choose(reading, self.catalog, self.run)
+        features = dict(chosen.features)
+        lowered = None if _HOSTILE.search(question) else chosen.lowered
+        right = lowered is None and not wanted
+        if lowered is not None and wanted:
             try:
-                mine = self.rows(chosen[1].sql)
+                mine = self.rows(lowered.sql)
                 right = any(same_rows(mine, w, ordered=ordered) for w in wanted)
             except duckdb.Error:
                 right = False
-        program = " ".join(reading.hypotheses[chosen[0]].program) if chosen else "refuse"
-        return Outcome(question, name, not wanted, chosen is not None, right, features, self.translator.confidence(features), program)
+        program = "refuse" if lowered is None else " ".join(reading.hypotheses[chosen.at].program)
+        return Outcome(question, name, not wanted, lowered is not None, right, features, self.translator.confidence(features), program)
 
     def of_file(self, file: Path, name: str, only: Iterable[str] = ()) -> list[Outcome]:
         """Questions of a JSONL file: {"q", "sql": text or list, "ordered"}; without sql it must be refused."""
@@ -92,11 +103,12 @@ class Judge:
         return found
 
     def of_bank(self, times: int, seed: int = 5) -> list[Outcome]:
-        """Held-out lines of the bank, each filled `times` times; the reference is what the line's own program gives."""
+        """The half of the bank's held-out lines that is fitted on, each filled `times` times; the reference is what the line's own program
+        gives."""
         rng, values = np.random.default_rng(seed), values_of(self.connection)
         found = []
         for line in read():
-            if not held_out(line):
+            if not (held_out(line) and fitted_on(line)):
                 continue
             for _ in range(times):
                 question = expand(line, values, rng)
@@ -115,10 +127,10 @@ def calibrate(folder: Path, root: Path, console: Console) -> dict[str, Any]:
     judge = Judge(folder, root)
     outcomes = [*judge.of_file(DEVELOPMENT, "development"), *judge.of_bank(2)]
     weights = fit_confidence(outcomes)
-    confidences = np.array([_sigmoid(weights, o.features) for o in outcomes])
     # People ask as people wrote: the bank's held-out lines, harder and stranger, help to tell right from wrong, but do not set the bar.
     written = [at for at, o in enumerate(outcomes) if o.set != "held-out templates"]
-    limit = threshold([outcomes[at] for at in written], confidences[written])
+    limit = threshold([outcomes[at] for at in written], unseen(outcomes)[written])
+    confidences = np.array([_sigmoid(weights, o.features) for o in outcomes])
     scores = {
         name: summary([o for o in outcomes if o.set == name], confidences[[o.set == name for o in outcomes]], limit)
         for name in dict.fromkeys(o.set for o in outcomes)
@@ -141,6 +153,16 @@ def fit_confidence(outcomes: Sequence[Outcome]) -> dict[str, float]:
     scale = np.where(spread > 1e-9, spread, 1.0)  # the bias does not vary
     fitted = LogisticRegression(C=1.0, fit_intercept=False, max_iter=2000).fit(x / scale, y)
     return {f: round(float(w), 6) for f, w in zip(FEATURES, fitted.coef_[0] / scale, strict=True)}
+
+
+def unseen(outcomes: Sequence[Outcome], folds: int = _FOLDS) -> np.ndarray:
+    """Confidence of each outcome by weights that were fitted without it: what the bar is set on must not have been fitted on."""
+    found = np.zeros(len(outcomes))
+    for fold in range(folds):
+        weights = fit_confidence([o for at, o in enumerate(outcomes) if at % folds != fold])
+        for at in range(fold, len(outcomes), folds):
+            found[at] = _sigmoid(weights, outcomes[at].features)
+    return found
 
 
 def threshold(outcomes: Sequence[Outcome], confidences: np.ndarray) -> float:
@@ -176,4 +198,28 @@ def _sigmoid(weights: dict[str, float], features: dict[str, float]) -> float:
     return float(1 / (1 + np.exp(-np.clip(odds, -30, 30))))
 
 
-__all__ = ["DEVELOPMENT", "Judge", "Outcome", "Reading", "calibrate", "fit_confidence", "summary", "threshold"]
+def recalibrate(folder: Path, root: Path, console: Console) -> dict[str, Any]:
+    """`calibrate`, written into the model folder: `model.json` and its card. The weights stay as they are."""
+    from nlq.train import CARD, card
+
+    found = calibrate(folder, root, console)
+    info = json.loads((folder / MODEL).read_text(encoding="utf-8"))
+    info |= {"calibration": found["calibration"], "threshold": found["threshold"]}
+    info["record"]["scores"] = found["scores"]
+    (folder / MODEL).write_text(json.dumps(info, indent=1), encoding="utf-8")
+    (folder / CARD).write_text(card(info), encoding="utf-8")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Fit the confidence of a trained model again; its weights stay as they are.")
+    parser.add_argument("folder", type=Path, help="model folder, such as nlq/artifact")
+    parser.add_argument("warehouse", type=Path, help="the sample warehouse of the run folder, sample/warehouse")
+    asked = parser.parse_args()
+    recalibrate(asked.folder, asked.warehouse, Console())
+
+
+__all__ = ["DEVELOPMENT", "Judge", "Outcome", "calibrate", "fit_confidence", "recalibrate", "summary", "threshold", "unseen"]
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,9 @@
 """How often are questions answered right? Ours beside a peer, on the same questions, by the rows.
 
-Sets: `test` (written before training by somebody who saw only the schema, never trained on), `development` (likewise written; errors on it
-were looked at, and the confidence is fitted on it), `held-out templates` (lines of the bank whose programs were
-never trained on), refusals, and people's questions about other databases, which must be refused (`foreign_questions`).
+Sets: `test` (written before training by somebody who saw only the schema, never trained on), `development` (likewise written; errors on
+it were looked at, and the confidence is fitted on it), `held-out templates` (lines of the bank whose programs were never trained on; the
+half that the confidence is fitted on is a set of its own), refusals, and people's questions about other databases, which must be refused
+(`foreign_questions`).
 
 The peer is retrieval: the bank's nearest question by all-MiniLM-L6-v2, among those whose slots the question can fill, and its program.
 """
@@ -23,7 +24,7 @@ import numpy as np
 from contracts.errors import ContractError
 from embeddings.text import embed
 from nlq.calibrate import DEVELOPMENT, Judge, Outcome
-from nlq.corpus.bank import expand, held_out, read
+from nlq.corpus.bank import expand, fitted_on, held_out, read
 from nlq.corpus.check import values_of
 from nlq.evaluate import same_rows
 from nlq.link import Linked
@@ -110,7 +111,7 @@ def questions_of(judge: Judge, file: Path, name: str, split: bool = False) -> li
 
 
 def questions_of_bank(judge: Judge, times: int = 2, seed: int = 9) -> list[Question]:
-    """Held-out lines of the bank, each filled `times` times."""
+    """Held-out lines of the bank, each filled `times` times; those that the confidence was fitted on are sets of their own."""
     rng, values, found = np.random.default_rng(seed), values_of(judge.connection), []
     for line in read():
         if not held_out(line):
@@ -123,7 +124,8 @@ def questions_of_bank(judge: Judge, times: int = 2, seed: int = 9) -> list[Quest
                 wanted = () if tree.kind == "refuse" else (judge.rows(lower(tree, linked, judge.catalog.as_of).sql),)
             except (ContractError, duckdb.Error):
                 continue
-            found.append(Question(text, "held-out templates" if wanted else "held-out refusals", wanted))
+            name = "held-out templates" if wanted else "held-out refusals"
+            found.append(Question(text, f"{name}, fitted on" if fitted_on(line) else name, wanted))
     return found
 
 

@@ -29,14 +29,17 @@ from nlq.spelling import Speller
 from nlq.tokens import Tokens, marks
 from nlq.types import Reason, Rows, Translation
 from nlq.vocabulary import fields, tokens
+from nlq.votes import Run, agreeing, within_reach
 
 ARTIFACT = Path(__file__).parent / "artifact"
 """The model that comes with the product."""
 TOKENIZER, MODEL = "tokenizer.json", "model.json"
 FILES = (ENCODER, STEP, TOKENIZER)
 PRIVATE_READER = "private_reader"
-FEATURES = ("bias", "logp", "raw", "least", "gap", "unknown", "names", "unused", "length")
+FEATURES = ("bias", "mass", "lead", "lost", "unknown", "unused", "length")
+"""What the confidence is computed from: see `features_of`."""
 _KEEP_S = 300.0
+_MOST_LEAD, _LEAST_LOST = 8.0, 1e-3
 
 _HOSTILE = re.compile(
     r"\b(?:drop|alter|truncate|create|grant|revoke|attach|detach|vacuum|pragma|install)\s+(?:table|view|database|schema|index|user|role|all|extension|\w+\s+to\b)"
@@ -140,12 +143,20 @@ class LocalDecoder:
 
 @dataclass(frozen=True)
 class Reading:
-    """A question as far as the model got: its links and hypotheses, each with the features of its confidence."""
+    """A question as far as the model got: its links, its hypotheses, and the words that training never met."""
 
     linked: Linked
     hypotheses: tuple[Hypothesis, ...]
-    features: tuple[dict[str, float], ...]
     unknown: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The hypothesis that is taken: its place, its SQL (None where it refuses) and the features of its confidence."""
+
+    at: int
+    lowered: Lowered | None
+    features: Mapping[str, float]
 
 
 class ModelTranslator:
@@ -158,7 +169,7 @@ class ModelTranslator:
     """
 
     def __init__(self, model: Model, decoder: Decoder, file: Path, source: Source) -> None:
-        self.model, self._decoder, self._source = model, decoder, source
+        self.model, self._decoder, self.source = model, decoder, source
         self.version = model.version
         self.tokens = Tokens(file)
         self._known = self.tokens.words() | model.words
@@ -174,7 +185,7 @@ class ModelTranslator:
         with self._lock:
             at, linker = self._linkers.get(business_id, (float("-inf"), None))
             if linker is None or time.monotonic() - at > _KEEP_S:
-                linker = self.linker_of(catalog(self._source, business_id))
+                linker = self.linker_of(catalog(self.source, business_id))
                 self._linkers[business_id] = (time.monotonic(), linker)
             return linker
 
@@ -187,22 +198,18 @@ class ModelTranslator:
         linked = linker.link(question)
         ids, mask = self.tokens.batch([linked.text])
         found = self._decoder.decode(ids, mask, linked.slots(), self.model.width)
-        unknown, names = self._unknown(linked)
-        features = tuple(_features(h, found, linked, len(unknown), names) for h in found)
-        return Reading(linked, tuple(found), features, tuple(unknown))
+        return Reading(linked, tuple(found), tuple(self._unknown(linked)))
 
-    def _unknown(self, linked: Linked) -> tuple[list[str], int]:
-        """Words the training questions do not have, and how many of them look like names."""
-        unknown, names = [], 0
-        words = [w for w in _WORD.findall(linked.text) if not w.startswith("[")]
-        for at, word in enumerate(words):
+    def _unknown(self, linked: Linked) -> list[str]:
+        """Words the training questions do not have."""
+        unknown = []
+        for word in (w for w in _WORD.findall(linked.text) if not w.startswith("[")):
             low = word.lower().replace("’", "'").strip("'-")
             parts = [p for p in re.split(r"[-']", low) if len(p) > 1]
             strange = [p for p in parts if p not in self.model.words and not _near(p, self.model.words)]
             if strange:
                 unknown.append(word)
-                names += word[0].isupper() and at > 0
-        return unknown, names
+        return unknown
 
     def confidence(self, features: Mapping[str, float]) -> float:
         odds = sum(self.model.calibration.get(name, 0.0) * value for name, value in features.items())
@@ -227,13 +234,12 @@ class BusinessTranslator:
         reading = self._model.read(question, linker)
         ms["decode"] = _since(start)
         start = time.perf_counter()
-        chosen = choose(reading, linker.catalog)
-        if chosen is None:
-            return _refusal(question, _why(question), ms, self._model.confidence(reading.features[0]))
-        at, lowered = chosen
-        confidence = self._model.confidence(reading.features[at])
-        program = " ".join(reading.hypotheses[at].program)
+        chosen = choose(reading, linker.catalog, lambda sql: self._model.source.run(sql, self._business_id, limit=1))
+        confidence, lowered = self._model.confidence(chosen.features), chosen.lowered
         ms["lower"] = _since(start)
+        if lowered is None:
+            return _refusal(question, _why(question), ms, confidence)
+        program = " ".join(reading.hypotheses[chosen.at].program)
         if any(fields()[t].private for t in program.split() if t in fields()) and PRIVATE_READER not in roles:
             return _refusal(question, "private", ms, confidence)
         if confidence < self._model.model.threshold:
@@ -255,17 +261,32 @@ class BusinessTranslator:
         return "hostile" if any(o != self._business_id.lower() for o in others) else None
 
 
-def choose(reading: Reading, values: Catalog) -> tuple[int, Lowered] | None:
-    """The first hypothesis that SQL can say; None where the best one is a refusal."""
-    for at, hypothesis in enumerate(reading.hypotheses):
+def choose(reading: Reading, values: Catalog, run: Run | None = None) -> Choice:
+    """The first hypothesis that SQL can say, unless a refusal comes before it or none can be said.
+
+    Args:
+        run: runs a SELECT on the data that is asked about, so that readings which come to the same count together; without it each
+            stands for itself.
+    """
+    found = reading.hypotheses
+    for at, hypothesis in enumerate(found):
         if hypothesis.program[0] == "refuse":
-            return None
-        try:
-            made = lower(parse(hypothesis.program), reading.linked, values.as_of, several_scores=values.several_scores)
-        except (ContractError, KeyError, IndexError, AssertionError):
-            continue
-        return at, made
-    return None
+            break
+        made = _lowered(hypothesis, reading.linked, values)
+        if made is not None:
+            rivals = {} if run is None else {i: _lowered(found[i], reading.linked, values) for i in within_reach(found, at)}
+            same = agreeing(made, rivals, run)
+            return Choice(at, made, features_of(reading, at, [i == at or i in same for i in range(len(found))]))
+    return Choice(0, None, features_of(reading, 0, [i == 0 for i in range(len(reading.hypotheses))]))
+
+
+def _lowered(hypothesis: Hypothesis, linked: Linked, values: Catalog) -> Lowered | None:
+    if hypothesis.program[0] == "refuse":
+        return None
+    try:
+        return lower(parse(hypothesis.program), linked, values.as_of, several_scores=values.several_scores)
+    except (ContractError, KeyError, IndexError, AssertionError):
+        return None
 
 
 def catalog(source: Source, business_id: str) -> Catalog:
@@ -310,15 +331,25 @@ def open_translator(source: Source, *, folder: Path = ARTIFACT, decoder: Decoder
     return ModelTranslator(model, decoder or LocalDecoder(folder), folder / TOKENIZER, source)
 
 
-def _features(h: Hypothesis, found: Sequence[Hypothesis], linked: Linked, unknown: int, names: int) -> dict[str, float]:
-    others = [o.score for o in found if o is not h]
-    used = set(h.program)
+def features_of(reading: Reading, at: int, same: Sequence[bool]) -> dict[str, float]:
+    """What tells whether the reading at a place is right.
+
+    `mass`: log of the probability of all readings that come to the same (`same`, by place). `lead`: how far that is ahead of the others
+    together. `lost`: log of the probability of all that was not found. `unknown`: words that training never met. `unused`: numbers,
+    values and times of the question that the program does not name. `length`: of the program.
+    """
+    scores = np.array([h.score for h in reading.hypotheses])
+    mine = np.array(same, bool)
+    mass = float(np.logaddexp.reduce(scores[mine]))
+    others = float(np.logaddexp.reduce(scores[~mine])) if not mine.all() else -math.inf
+    left = 1.0 - float(np.exp(scores).sum())
+    linked, program = reading.linked, reading.hypotheses[at].program
     slots = [f"N{i}" for i in range(len(linked.numbers))] + [f"V{i}" for i in range(len(linked.values))]
     slots += [f"T{i}" for i, t in enumerate(linked.times) if not re.search(r"next|coming", t.label)]
+    used = set(program)
     return {
-        "bias": 1.0, "logp": h.score, "raw": h.raw - h.score, "least": h.least, "gap": min(8.0, h.score - max(others, default=h.score - 8.0)),
-        "unknown": float(min(unknown, 3)), "names": float(min(names, 2)), "unused": float(sum(s not in used for s in slots)),
-        "length": len(h.program) / 10.0,
+        "bias": 1.0, "mass": mass, "lead": min(_MOST_LEAD, mass - others), "lost": math.log(max(_LEAST_LOST, left)),
+        "unknown": float(min(len(reading.unknown), 3)), "unused": float(sum(s not in used for s in slots)), "length": len(program) / 10.0,
     }  # fmt: skip
 
 

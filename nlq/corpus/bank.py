@@ -85,6 +85,12 @@ def held_out(line: Line) -> bool:
     return hashlib.sha256(text.encode()).digest()[0] % 12 == 0
 
 
+def fitted_on(line: Line) -> bool:
+    """Of the lines that are kept back, the half that the confidence is fitted on; the other half only measures."""
+    text = line.question if line.program.startswith("refuse") else line.program
+    return hashlib.sha256(text.encode()).digest()[1] % 2 == 0
+
+
 def expand(line: Line, values: Values, rng: np.random.Generator) -> str:
     """One question of a line, choices and values drawn.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ import pytest
 from rich.console import Console
 
 import nlq.calibrate
-from nlq.calibrate import DEVELOPMENT, MOST_WRONG, Judge, Outcome, calibrate, fit_confidence, summary, threshold
+from contracts.errors import QueryRefused
+from nlq.calibrate import DEVELOPMENT, MOST_WRONG, Judge, Outcome, calibrate, fit_confidence, recalibrate, summary, threshold, unseen
 from nlq.corpus.bank import Line
 from nlq.decode import Hypothesis
 from nlq.program import Slots
-from nlq.translate import FEATURES
+from nlq.translate import FEATURES, Model
 
 
 def outcome(right: bool, *, answered: bool = True, must_refuse: bool = False, confidence: float = 0.5, **features: float) -> Outcome:
@@ -25,13 +27,13 @@ def outcome(right: bool, *, answered: bool = True, must_refuse: bool = False, co
 
 
 def drawn(count: int = 4000) -> list[Outcome]:
-    """Outcomes whose log odds of being right are 1 + 2 logp - unknown."""
+    """Outcomes whose log odds of being right are 1 + 2 mass - unknown."""
     rng = np.random.default_rng(0)
     found = []
     for _ in range(count):
-        logp, unknown = -float(rng.exponential(0.6)), float(rng.integers(0, 3))
-        p = 1 / (1 + math.exp(-(1 + 2 * logp - unknown)))
-        found.append(outcome(bool(rng.random() < p), logp=logp, unknown=unknown))
+        mass, unknown = -float(rng.exponential(0.6)), float(rng.integers(0, 3))
+        p = 1 / (1 + math.exp(-(1 + 2 * mass - unknown)))
+        found.append(outcome(bool(rng.random() < p), mass=mass, unknown=unknown))
     return found
 
 
@@ -39,19 +41,19 @@ def test_weights_are_those_that_the_outcomes_were_drawn_with() -> None:
     found = fit_confidence(drawn())
     assert set(found) == set(FEATURES)
     assert found["bias"] == pytest.approx(1.0, abs=0.2)
-    assert found["logp"] == pytest.approx(2.0, abs=0.3)
+    assert found["mass"] == pytest.approx(2.0, abs=0.3)
     assert found["unknown"] == pytest.approx(-1.0, abs=0.2)
     assert found["length"] == 0.0  # it never varied
 
 
 def test_refusals_are_not_fitted_on() -> None:
-    refused = [outcome(False, answered=False, logp=-9.0) for _ in range(500)]
+    refused = [outcome(False, answered=False, mass=-9.0) for _ in range(500)]
     assert fit_confidence([*drawn(800), *refused]) == fit_confidence(drawn(800))
 
 
 @pytest.mark.parametrize(("right", "sure"), [(True, True), (False, False)])
 def test_outcomes_that_are_all_alike_give_a_constant(right: bool, sure: bool) -> None:
-    found = fit_confidence([outcome(right, logp=-float(i)) for i in range(20)])
+    found = fit_confidence([outcome(right, mass=-float(i)) for i in range(20)])
     assert {f for f, w in found.items() if w} == {"bias"}
     assert (found["bias"] > 0) is sure
     assert fit_confidence([outcome(False, answered=False)])["bias"] == 0.0
@@ -100,6 +102,16 @@ def test_a_summary_counts_questions_and_refusals_apart() -> None:
     assert found == {"questions": 7, "accuracy": 0.5, "answered": 0.5, "wrong_of_answered": 0.5, "refused": 0.6667}
     assert "refused" not in summary(outcomes[:4], confidences[:4], 0.5)
     assert summary(outcomes[:1], confidences[:1], 0.95)["wrong_of_answered"] == 0.0
+
+
+def test_the_bar_is_set_on_confidences_that_were_not_fitted_on_the_question() -> None:
+    """An outcome that only its own presence could explain is not sure."""
+    alike = [outcome(at % 2 == 0, mass=-float(at % 5)) for at in range(200)]
+    odd = [*alike, outcome(True, unknown=3.0)]
+    weights = fit_confidence(odd)
+    fitted = 1 / (1 + math.exp(-(weights["bias"] + 3 * weights["unknown"])))
+    assert unseen(odd, 5)[-1] < fitted
+    assert len(unseen(odd, 5)) == len(odd)
 
 
 # ---- on a warehouse, by a model
@@ -164,7 +176,8 @@ def test_of_the_bank_only_held_out_lines_are_judged(judge: Judge, monkeypatch: p
     ]
     lines += [Line("joke {n}", "refuse end", "a:99"), Line("misfit", "agg count customers ; ; gt customers.points_balance N0 end", "a:98")]
     monkeypatch.setattr(nlq.calibrate, "read", lambda: lines)
-    monkeypatch.setattr(nlq.calibrate, "held_out", lambda line: line.where in ("a:0", "a:99", "a:98"))
+    monkeypatch.setattr(nlq.calibrate, "held_out", lambda line: line.where in ("a:0", "a:99", "a:98", "a:1"))
+    monkeypatch.setattr(nlq.calibrate, "fitted_on", lambda line: line.where != "a:1")
     found = judge.of_bank(2)
     assert [o.question.split()[0] for o in found] == ["points", "points", "joke", "joke"]
     assert [o.must_refuse for o in found] == [False, False, True, True]
@@ -194,3 +207,23 @@ def test_even_a_model_of_random_weights_is_calibrated(
     assert set(found["calibration"]) == set(FEATURES)
     assert sum(row["questions"] for row in found["scores"].values()) == len(few)
     assert "development" in shown.getvalue()
+
+
+def test_a_model_is_calibrated_again_in_its_folder(
+    tiny_folder: Path, small_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    found = {"calibration": {"bias": 0.25}, "threshold": 0.5, "scores": {"development": {"questions": 2}}}
+    monkeypatch.setattr(nlq.calibrate, "calibrate", lambda *_: found)
+    monkeypatch.setattr("nlq.train.card", lambda info: f"below {info['threshold']}")
+    recalibrate(folder, small_home / "warehouse", Console(file=io.StringIO()))
+    model = Model.read(folder)  # its files are still those of the checksums
+    assert (model.threshold, dict(model.calibration), model.record["scores"]) == (0.5, {"bias": 0.25}, found["scores"])
+    assert (folder / "MODEL_CARD.md").read_text() == "below 0.5"
+
+
+def test_what_cannot_be_run_is_refused_as_the_engine_does(judge: Judge) -> None:
+    assert judge.run("SELECT 1").data == ((1,),)
+    with pytest.raises(QueryRefused, match="cannot be run"):
+        judge.run("SELECT nothing")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +38,7 @@ from nlq.translate import (
     open_translator,
 )
 from nlq.types import Translation
+from nlq.votes import Run
 
 from .tiny import QUESTIONS, TOKENIZER_FILE
 
@@ -258,8 +259,8 @@ def test_choose_takes_the_first_that_can_be_said_and_stops_at_a_refusal() -> Non
     cannot, can = "agg vs count products T0 T1 end", COUNT
 
     def chosen(*programs: str) -> int | None:
-        found = choose(Reading(linked, tuple(Hypothesis(tuple(p.split()), 0.0, 0.0, 1.0) for p in programs), (), ()), Catalog(AS_OF))
-        return None if found is None else found[0]
+        found = choose(Reading(linked, tuple(Hypothesis(tuple(p.split()), 0.0, 0.0, 1.0) for p in programs), ()), Catalog(AS_OF))
+        return None if found.lowered is None else found.at
 
     assert chosen(can, cannot) == 0
     assert chosen(cannot, cannot, can) == 2
@@ -268,15 +269,15 @@ def test_choose_takes_the_first_that_can_be_said_and_stops_at_a_refusal() -> Non
 
 
 KNOWN = frozenset({"how", "many", "customers", "do", "we", "have", "in", "the", "and"})
-WEIGHTS = {"bias": 2.0, "logp": 0.5, "unknown": -1.5, "unused": -0.7}
+WEIGHTS = {"bias": 2.0, "mass": 0.5, "unknown": -1.5, "unused": -0.7}
 
 
 def test_confidence_is_the_logistic_of_the_weighted_features(saying: Making) -> None:
     translator = saying(COUNT, calibration=WEIGHTS)
-    made = dict.fromkeys(FEATURES, 0.0) | {"bias": 1.0, "logp": -0.4, "unknown": 1.0, "unused": 2.0}
+    made = dict.fromkeys(FEATURES, 0.0) | {"bias": 1.0, "mass": -0.4, "unknown": 1.0, "unused": 2.0}
     assert translator.confidence(made) == pytest.approx(1 / (1 + math.exp(-(2.0 - 0.2 - 1.5 - 1.4))))
     assert translator.confidence({"bias": 1e9}) < 1.0
-    assert translator.confidence({"bias": -1e9, "logp": 0.0}) > 0.0
+    assert translator.confidence({"bias": -1e9, "mass": 0.0}) > 0.0
 
 
 def test_a_name_that_nobody_knows_lowers_the_confidence(saying: Making) -> None:
@@ -284,27 +285,42 @@ def test_a_name_that_nobody_knows_lowers_the_confidence(saying: Making) -> None:
     plain, name = ask(translator, "how many customers do we have"), ask(translator, "how many customers do we have in Zorbenheim")
     assert name.confidence < plain.confidence
     assert ask(translator, "how many custmers do we have").confidence == plain.confidence  # a typo of a word that is known
-    linker = translator.linker("biz-1")
-    found = translator.read("how many customers in Zorbenheim", linker)
+    found = translator.read("how many customers in Zorbenheim", translator.linker("biz-1"))
     assert found.unknown == ("Zorbenheim",)
-    assert (found.features[0]["unknown"], found.features[0]["names"]) == (1.0, 1.0)
-    assert translator.read("Zorbenheim", linker).features[0]["names"] == 0.0  # every question begins with a capital
+    assert weighed(translator, "how many customers in Zorbenheim")["unknown"] == 1.0
+
+
+def weighed(translator: ModelTranslator, question: str, run: Run | None = None) -> Mapping[str, float]:
+    linker = translator.linker("biz-1")
+    return choose(translator.read(question, linker), linker.catalog, run).features
 
 
 def test_what_the_program_does_not_use_is_counted(saying: Making) -> None:
     translator = saying("agg count customers ; ; gt customers.points_balance N0 end")
-    linker = translator.linker("biz-1")
-    assert translator.read("customers with more than 500 points", linker).features[0]["unused"] == 0.0
-    assert translator.read("customers with more than 500 points and 3 purchases last month", linker).features[0]["unused"] == 2.0
+    assert weighed(translator, "customers with more than 500 points")["unused"] == 0.0
+    assert weighed(translator, "customers with more than 500 points and 3 purchases last month")["unused"] == 2.0
 
 
-def test_the_gap_is_to_the_next_best(saying: Making) -> None:
-    translator = saying(COUNT, "list customers end")
-    first, second = translator.read("how many customers", translator.linker("biz-1")).features
-    assert (first["gap"], second["gap"]) == (pytest.approx(1.0), pytest.approx(-1.0))
-    assert first["raw"] == pytest.approx(-0.05)
-    alone = saying(COUNT)
-    assert alone.read("how many", alone.linker("biz-1")).features[0]["gap"] == pytest.approx(8.0)
+def test_the_lead_is_over_all_others_together(saying: Making) -> None:
+    found = weighed(saying(COUNT, "list customers end", "agg count tickets end"), "how many customers")
+    assert set(found) == set(FEATURES)
+    scores = [-0.1 - i for i in range(3)]  # as `saying` gives them
+    assert found["mass"] == pytest.approx(scores[0])
+    assert found["lead"] == pytest.approx(scores[0] - math.log(sum(map(math.exp, scores[1:]))))
+    assert weighed(saying(COUNT), "how many")["lead"] == pytest.approx(8.0)
+    assert found["lost"] == pytest.approx(math.log(max(1e-3, 1 - sum(map(math.exp, scores)))))
+
+
+def test_readings_that_come_to_the_same_count_together(saying: Making, small_engine: Engine) -> None:
+    """As many ids as rows: two programs, one meaning. Their probabilities add up, and the rival is no doubt any more."""
+    programs = (COUNT, "agg distinct customers.customer_id end", "agg count tickets end")
+    apart = weighed(saying(*programs), "how many customers")
+    together = weighed(saying(*programs), "how many customers", lambda sql: small_engine.run(sql, "biz-1", limit=1))
+    assert together["mass"] > apart["mass"]
+    assert together["lead"] > apart["lead"]
+    assert together["lost"] == apart["lost"]
+    found = ask(saying(*programs, calibration={"mass": 5.0}), "how many customers")  # through the engine of the translator
+    assert found.confidence == pytest.approx(1 / (1 + math.exp(-5.0 * together["mass"])), abs=1e-6)
 
 
 def test_below_the_threshold_there_is_no_answer(saying: Making) -> None:
