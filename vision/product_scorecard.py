@@ -46,6 +46,7 @@ ALL = "all"
 TIMED = 50
 """Pictures that are timed."""
 MOST_OTHERS = 300
+_TOLD = ("trained_at", "weights", "data_version", "pictures", "calibration_pictures", "left_out")
 
 
 def artifact_of(asked: Path | None, home: Path) -> Path:
@@ -259,7 +260,9 @@ def evaluate(
     """
     recognizer = ProductRecognizer(artifact, threads=threads)
     whole = read_divided(folder)
-    problem = problem_of(whole, split, recognizer.record.names, max(shots), seed, read_divided(teach) if teach else None)
+    taught = read_divided(teach) if teach else None
+    problem = problem_of(whole, split, recognizer.record.names, max(shots), seed, taught)
+    seen = not problem.apart and (taught or whole).version() == recognizer.record.raw["record"].get("data_version")
     known = problem.place[problem.asked.labels] >= 0
     asked, strange = problem.asked.only(known), problem.asked.only(~known)
     views = Views(home / "evaluate" / "views" / recognizer.version.replace("/", "-"), recognizer)
@@ -284,8 +287,9 @@ def evaluate(
             unknown["other_pictures"] = answers(pictures_of(others), recognizer, progress, "other pictures")
     return {
         "data": data or str(folder), "split": problem.split, "pictures": len(asked), "classes": len(np.unique(asked.labels)),
-        "unseen_pictures": len(strange), "photos": len(problem.photos), "photos_taken_out": problem.apart, "model": recognizer.version,
-        "trained": {n: record.raw["record"].get(n) for n in ("trained_at", "weights", "data_version", "pictures", "left_out")},
+        "unseen_pictures": len(strange), "photos": len(problem.photos), "photos_taken_out": problem.apart,
+        "photos_trained_on": seen, "model": recognizer.version,
+        "trained": {n: record.raw["record"].get(n) for n in _TOLD},
         "versions": {p: importlib.metadata.version(p) for p in ("onnxruntime", "opencv-python-headless", "numpy", "faiss-cpu")},
         "seed": seed, "draws": DRAWS, "rows": rows, "open_set": {n: _open_set(found, u, recognizer) for n, u in unknown.items()},
     }  # fmt: skip
@@ -427,7 +431,12 @@ def table(result: Mapping[str, Any]) -> Table:
         out.add_row(row["model"], *(_cell(row, name, shape) for name, _, shape in _SHOWN))
     notes = []
     if result["photos_taken_out"]:
-        notes.append("No other photos are there to teach with: up to half of each class's pictures were taken out of what is asked.")
+        notes.append(
+            "No other photos are there to teach with: up to half of each class's pictures were taken out of what is asked. Where they were "
+            "taken minutes apart from those, catalogue and peer are flattered."
+        )
+    if result["photos_trained_on"]:
+        notes.append("The network was trained on the photos that teach: the catalogue's rows do not show what it makes of new products.")
     words = {"unseen_classes": "pictures of classes it never saw", "other_pictures": "pictures of no product"}
     for name, found in result["open_set"].items():
         notes.append(

@@ -176,7 +176,7 @@ def test_all_rows_of_a_set_with_a_class_that_the_network_does_not_know(data, fol
 
 def test_a_set_of_one_split_is_its_own_photos_and_says_so(data, folder, tmp_path):
     found = run(relabelled(data, tmp_path / "set", "test"), folder, tmp_path / "home")
-    assert (found["split"], found["photos_taken_out"]) == ("test", True)
+    assert (found["split"], found["photos_taken_out"], found["photos_trained_on"]) == ("test", True, False)
     assert found["rows"][0]["fine_top1"] == 1
     text = io.StringIO()
     Console(file=text, width=100).print(table(found))

@@ -24,7 +24,7 @@ from vision import export as exporting
 from vision import train as module
 from vision.evaluate_products import nearest_class, plain_features, wilson
 from vision.product_data import Pictures, read_picture, read_set, slice_of, squared
-from vision.product_scorecard import evaluate
+from vision.product_scorecard import evaluate, table
 from vision.products import ProductRecognizer
 from vision.train import ProductSettings, average, draw, leave_out, rate_at, train, weights_of
 
@@ -279,6 +279,10 @@ def test_the_scorecard_measures_all_ways(run, data, tmp_path):
     assert rows["regulars"]["fine_top1"] == run[1]["scores"]["fine_top1"]["value"]
     assert rows["regulars"]["median_ms"] > 0
     assert card["open_set"] == {}
+    assert card["photos_trained_on"]
+    text = io.StringIO()
+    Console(file=text, width=200).print(table(card))
+    assert "trained on the photos" in text.getvalue()
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(data, tmp_path, run):
