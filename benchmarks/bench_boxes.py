@@ -29,7 +29,7 @@ import numpy as np
 from benchmarks.harness import ROOT, record, write_json
 from vision.catalogue import unit, views_of
 from vision.evaluate_products import wilson
-from vision.product_data import ProductSet, read_picture, read_set, squared
+from vision.product_data import ProductSet, prepared, read_picture, read_set
 from vision.products import BOX_THRESHOLD, TAUGHT_THRESHOLD, ProductRecognizer, box_of, products_folder
 from vision.types import Box
 
@@ -114,7 +114,7 @@ def look(recognizer: ProductRecognizer, data: Path, labels: list[Labelled], shot
     out = []
     for x in labels:
         pixels = read_picture(data / x.file)
-        found = {name: value[0] for name, value in recognizer.network.infer(squared(pixels, recognizer.record.size)[None]).items()}
+        found = {name: value[0] for name, value in recognizer.network.infer(prepared(pixels, recognizer.record.size)[None]).items()}
         right = names[int(found["top"][0])] == whole.names[classes[x.file]]
         out.append(Seen(x, pixels.shape[1], pixels.shape[0], found["maps"][0], found["places"] @ means[classes[x.file]], right))
     return out

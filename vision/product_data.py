@@ -84,8 +84,11 @@ class ProductSet:
         ), rows
 
 
-def read_set(folder: Path, seed: int = 0) -> ProductSet:
+def read_set(folder: Path, seed: int = 0, whole: bool = False) -> ProductSet:
     """Read a training set.
+
+    Args:
+        whole: also the pictures of other splits than `train` and `val`, as if they were for training: for who divides them anew.
 
     Raises:
         ArtifactError: no such folder, no pictures in it, fewer than two classes, a class in two coarse classes, or missing files.
@@ -93,6 +96,8 @@ def read_set(folder: Path, seed: int = 0) -> ProductSet:
     if not folder.is_dir():
         raise ArtifactError(f"{folder} is not a folder. Name one with labels.parquet, or with a folder of pictures for each class")
     rows = _from_labels(folder) if (folder / "labels.parquet").is_file() else _from_folders(folder)
+    if not whole and any(r.split == "train" for r in rows):  # a test split is neither learnt from nor calibrated on
+        rows = [r for r in rows if r.split in ("train", "val")]
     coarse_of: dict[str, str] = {}
     for row in rows:
         if coarse_of.setdefault(row.fine, row.coarse) != row.coarse:
@@ -196,6 +201,19 @@ def squared(pixels: np.ndarray, size: int) -> np.ndarray:
         return pixels
     smaller = max(height, width) > size
     return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+
+
+def stored_size(size: int) -> int:
+    """Side at which training keeps pictures: a cut third still has pixels."""
+    return round(size * 1.3 / 8) * 8
+
+
+def prepared(pixels: np.ndarray, size: int) -> np.ndarray:
+    """A picture as the network was taught to see it, uint8 (size, size, 3): by way of the size that training keeps.
+
+    Straight to the small square would be sharper than anything it has met, and cost it three pictures in a hundred.
+    """
+    return squared(squared(pixels, stored_size(size)), size)
 
 
 class Pictures:

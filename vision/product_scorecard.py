@@ -36,7 +36,7 @@ from training.metrics import ece
 from vision import product_calibrate as fitting
 from vision.catalogue import views_of
 from vision.evaluate_products import DRAWS, SHOTS, nearest_class, plain_features, wilson
-from vision.product_data import PICTURES, ProductSet, read_picture, squared
+from vision.product_data import PICTURES, ProductSet, prepared, read_picture
 from vision.product_splits import TEST, TRAIN, VALIDATION, read_divided
 from vision.products import ProductRecognizer, probabilities, products_folder
 from vision.recognizer import shipped_folder
@@ -233,7 +233,7 @@ def answers(files: Sequence[Path], recognizer: ProductRecognizer, progress: Prog
     task = progress.add_task(what, total=len(files))
     for i in range(0, len(files), 16):
         some = files[i : i + 16]
-        batch = recognizer.network.infer(np.stack([squared(read_picture(f), recognizer.record.size) for f in some]))
+        batch = recognizer.network.infer(np.stack([prepared(read_picture(f), recognizer.record.size) for f in some]))
         found.append({n: batch[n] for n in names})
         progress.advance(task, len(some))
     return {n: np.concatenate([f[n] for f in found]) for n in names}

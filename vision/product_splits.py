@@ -27,11 +27,11 @@ def read_divided(folder: Path) -> ProductSet:
         ArtifactError: it is not usable, see `product_data.read_set`; or a class is in two coarse classes.
     """
     if (folder / "labels.parquet").is_file():
-        whole = read_set(folder)
+        whole = read_set(folder, whole=True)
         return replace(whole, split=np.array([str(s) for s in pq.read_table(folder / "labels.parquet")["split"].to_pylist()]))
     parts = [name for name in (TRAIN, *VALIDATION, TEST) if (folder / name).is_dir()]
     if not parts:
-        whole = read_set(folder)
+        whole = read_set(folder, whole=True)
         return replace(whole, split=np.full(len(whole), "", dtype="<U1"))
     return _joined({name: read_set(folder / name) for name in parts})
 

@@ -20,7 +20,7 @@ from contracts.bundle import file_sha256
 from contracts.errors import ArtifactError, ShapeError
 from contracts.products import BUNDLE, MAX_BATCH, MEANS, NAME, RECORD
 from vision.product_calibrate import grouped, known_probability, signals, softmax
-from vision.product_data import squared
+from vision.product_data import prepared
 from vision.types import Box, DetectedProduct
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class ProductRecognizer:
 
     def embed(self, pictures: list[np.ndarray]) -> np.ndarray:
         """Pictures of any size to float32 (N, D), L2 norm 1. Raises ShapeError."""
-        squares = [squared(check_picture(p), self.record.size) for p in pictures]
+        squares = [prepared(check_picture(p), self.record.size) for p in pictures]
         batches = [np.stack(squares[i : i + MAX_BATCH]) for i in range(0, len(squares), MAX_BATCH)]
         return np.concatenate([self.network.infer(batch)["embedding"] for batch in batches])
 
@@ -176,7 +176,7 @@ class ProductRecognizer:
             UpstreamError: the network runs elsewhere and cannot be reached.
         """
         at = [perf_counter()]
-        square = squared(check_picture(pixels), self.record.size)
+        square = prepared(check_picture(pixels), self.record.size)
         at.append(perf_counter())
         found = {name: value[0] for name, value in self.network.infer(square[None]).items()}
         at.append(perf_counter())

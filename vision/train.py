@@ -35,7 +35,7 @@ from training.metrics import ece
 from vision import product_calibrate as fitting
 from vision.export import export
 from vision.model import PACKAGE_MODEL, ProductConfig, ProductNet, hierarchical_loss, package_weights
-from vision.product_data import Pictures, ProductSet, read_set, slice_of
+from vision.product_data import Pictures, ProductSet, read_set, slice_of, stored_size
 from vision.products import FORMAT
 
 CARD = "MODEL_CARD.md"
@@ -206,7 +206,7 @@ class _Run:
         self.model = ProductNet(config, None if resumed else self.weights).to(self.device)
         self.averaged = deepcopy(self.model).eval().requires_grad_(False)
         self.parents = torch.eye(config.coarse)[torch.tensor(config.parents)].to(self.device)
-        self.pictures = Pictures(found.files, _stored(settings.size), settings.cache_mb)
+        self.pictures = Pictures(found.files, stored_size(settings.size), settings.cache_mb)
         self.optimizer = _optimizer(self.model, settings, self.weights is not None)
         self.done = self._resume() if resumed else 0
 
@@ -330,7 +330,7 @@ class _Run:
 
     def answers(self, rows: np.ndarray, files: ProductSet | None = None) -> dict[str, np.ndarray]:
         """What the averaged network says of pictures of the set (or another), as they are."""
-        pictures = self.pictures if files is None else Pictures(files.files, _stored(self.settings.size), 0)
+        pictures = self.pictures if files is None else Pictures(files.files, stored_size(self.settings.size), 0)
         return answers(self.averaged, pictures, rows, self.device)
 
 
@@ -387,11 +387,6 @@ def average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
                 kept.lerp_(new.detach(), 1 - decay)
             else:
                 kept.copy_(new)
-
-
-def _stored(size: int) -> int:
-    """Side at which pictures are kept: a cut third still has pixels."""
-    return round(size * 1.3 / 8) * 8
 
 
 def _optimizer(model: ProductNet, settings: ProductSettings, pretrained: bool) -> torch.optim.Optimizer:
