@@ -20,6 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from contracts.errors import ContractError, QueryRefused
+from nlq.beyond import beyond
 from nlq.corpus.bank import expand, fitted_on, held_out, read
 from nlq.corpus.check import open_business, values_of
 from nlq.evaluate import same_rows
@@ -81,7 +82,7 @@ class Judge:
         reading = self.translator.read(question, self.linker)
         chosen = choose(reading, self.catalog, self.run)
         features = dict(chosen.features)
-        lowered = None if _HOSTILE.search(question) else chosen.lowered
+        lowered = None if _HOSTILE.search(question) or beyond(question) else chosen.lowered
         right = lowered is None and not wanted
         if lowered is not None and wanted:
             try:

@@ -343,6 +343,7 @@ _NOT_SEARCHED = _PLAIN | frozenset(
 )
 
 
+_LONE_WORD = re.compile(r"\b[A-Za-z]{4,}\b(?! (?:products?|items?|rewards?|offers?|deals?|perks?|campaigns?)\b)")
 _MENTION = re.compile(
     r"\b(?:mention(?:s|ed|ing)?|talk(?:s|ed|ing)? about|with the (?:word|text|phrase|term)|contain(?:s|ed|ing)?|say(?:s|ing)?|(?:the|a) (?:word|term|phrase))\s+"
     r"(?:(?:the|a) (?:word|term|phrase|text) )?(?:of |an? |the |their |our |being )?(?P<word>[A-Za-z][A-Za-z-]{2,})\b(?! (?:items?|products?|than|purchases?|orders?)\b)",
@@ -402,6 +403,7 @@ class Linker:
         text = plainer(_MARK.sub(r"(\1)", question.strip()))
         if self._speller is not None:
             text = self._speller.correct(text, self._value_words, self.catalog.fuzzy)
+        text = self._product_words(text)
         found: list[_Found] = []
         values: list[Value] = []
         numbers: list[Number] = []
@@ -574,6 +576,28 @@ class Linker:
                 if phrase in self.catalog.shared.get(column, ()) and free(start, m.end(1) - 1):
                     value(start, m.end(1) - 1, Value({column: (" ".join(taken),)}, phrase, like=True))
                     break
+
+    def _product_words(self, text: str) -> str:
+        """ "Croissants sold" becomes "croissant products sold": a word that several names of products share and questions do not use."""
+        shared = self.catalog.shared.get("products.name", frozenset())
+        if not shared or not self.known:
+            return text
+
+        for m in _LONE_WORD.finditer(text):
+            word = m[0].lower()
+            kind = next((w for w in (word, _singular(word)) if w in shared), None)
+            if kind is not None and not {word, kind} & self.known and not self._in_a_value(text, m.start(), m.end()):
+                return f"{text[: m.start()]}{kind} products{text[m.end() :]}"
+        return text
+
+    def _in_a_value(self, text: str, start: int, end: int) -> bool:
+        """Whether a word is one, or is part of one that is longer."""
+        words = self._words(text)
+        at = next((i for i, (s, e, _) in enumerate(words) if s <= start and end <= e), None)
+        if at is None:
+            return True
+        spans = ((a, b) for a in range(max(0, at - self.catalog.longest), at + 1) for b in range(at + 1, len(words) + 1))
+        return any(" ".join(w for _, _, w in words[a:b]) in self.catalog.phrases for a, b in spans if b - a <= self.catalog.longest)
 
     def _mentioned(self, text: str, value: Any, free: Any) -> None:
         """ "tickets that mention a refund": the word that a text is searched for."""

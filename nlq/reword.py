@@ -11,6 +11,18 @@ _COUNTED = (
     r"(?:orders?|purchases?|transactions?|visits?|redemptions?|tickets?|items?|products?|stores?|points?|times?|rewards?|referrals?|reviews?|"
     r"opens?|clicks?|logins?|baskets?|units?|complaints?|months?|weeks?|days?|hours?|stars?)"
 )
+_CHANNELS = re.compile(
+    r"\b(?:app|web|store)(?: (?:sales|revenue|orders))?(?:\s*(?:,|/|vs\.?|versus|and|or|against)\s*)+(?:the )?(?:app|web|store)"
+    r"(?:\s*(?:,|/|vs\.?|versus|and|or|against)\s*)+(?:the )?(?:app|web|store)\b",
+    re.I,
+)
+_SHORT = {
+    "yr": "year", "yrs": "years", "wk": "week", "wks": "weeks", "qtr": "quarter", "mth": "month", "mths": "months", "ppl": "people",
+    "havent": "haven't", "hasnt": "hasn't", "didnt": "didn't", "dont": "don't", "doesnt": "doesn't", "isnt": "isn't", "arent": "aren't",
+    "whos": "who's", "whats": "what's", "w/o": "without", "tmrw": "tomorrow", "avg": "average", "custs": "customers",
+    "txns": "transactions",
+    "num": "number", "nr": "number", "qty": "quantity",
+}  # fmt: skip
 _SMALL = {"a": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7}
 _SETTLED = (
     r"(?:to (?:be |get )?(?:resolved?|closed?|fix(?:ed)?|solved?|answer(?:ed)?|handled?|settled?|clear(?:ed)?)"
@@ -27,6 +39,10 @@ def _hours(m: re.Match[str]) -> str:
 _RULES: tuple[tuple[re.Pattern[str], object], ...] = tuple(
     (re.compile(pattern, re.I), instead)
     for pattern, instead in (
+        *((rf"\b{short}\b", whole) for short, whole in _SHORT.items()),
+        (r"\b(customer|member)s? (?:quantity|quantities|numbers)\b", r"number of \1s"),
+        (r"\bquantity of (customers|members|people)\b", r"number of \1"),
+        (r",? ?\b(?:pls|plz|thx|thanks|tks)\b", ""),
         (rf"\b(\d+)\s?\+ (?={_COUNTED}\b)", r"at least \1 "),
         (rf"\b(\d+) or more (?={_COUNTED}\b)", r"at least \1 "),
         (rf"\b(\d+) or (?:fewer|less) (?={_COUNTED}\b)", r"at most \1 "),
@@ -50,4 +66,13 @@ def plainer(question: str) -> str:
         return question
     for pattern, instead in _RULES:
         question = pattern.sub(instead, question)  # type: ignore[call-overload]
-    return question
+    return _each_channel(question)
+
+
+def _each_channel(question: str) -> str:
+    """ "App vs store vs web sales" are sales by channel: there are no others."""
+    found = _CHANNELS.search(question)
+    if found is None or len({w.lower() for w in re.findall(r"app|store|web", found[0], re.I)}) < 3:
+        return question
+    rest = " ".join((question[: found.start()] + question[found.end() :]).split())
+    return f"{rest.rstrip(' ?.!')} by channel{'?' if question.rstrip().endswith('?') else ''}"

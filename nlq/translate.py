@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from contracts.errors import ArtifactError, ContractError, StackError
+from nlq.beyond import beyond
 from nlq.decode import ENCODER, STEP, Hypothesis, OnnxStepper, decode
 from nlq.link import Catalog, Linked, Linker
 from nlq.lower import Lowered, lower
@@ -230,6 +231,11 @@ class BusinessTranslator:
         early = self._refused_by_words(question)
         if early is not None:
             return _refusal(question, early, ms)
+        unsayable = beyond(question)
+        if unsayable is not None:
+            return _refusal(
+                question, "unsupported", ms, message=f"I cannot work out {unsayable}, so I do not answer rather than answer wrongly."
+            )
         start = time.perf_counter()
         reading = self._model.read(question, linker)
         ms["decode"] = _since(start)

@@ -390,3 +390,16 @@ def test_plain_words_are_put_right_before_values_are_looked_for() -> None:
     assert "how many customers in [V0]" in with_it.text
     assert "custmers" in without.text
     assert [dict(v.columns) for v in with_it.values] == [{"customers.location": ("Boston, MA",)}]
+
+
+@pytest.mark.parametrize(
+    ("question", "text"),
+    [
+        ("lattes sold in Boston", "[V0] [like] products sold in [V1] [customers.location]"),
+        ("vegan products", "[V0] [like] products"),
+        ("how many customers", "how many customers"),
+    ],
+)
+def test_a_word_that_names_of_products_share_is_one(question: str, text: str) -> None:
+    names = {**VALUES, "products.name": [*VALUES["products.name"], "Hot Latte", "Vegan Pie"]}
+    assert Linker(Catalog.build(names, NOW), KNOWN).link(question).text == text

@@ -17,6 +17,11 @@ from nlq.reword import plainer
         ("tickets that took more than a day to resolve", "tickets that took more than 24 hours to resolve"),
         ("tickets that took under two days to be fixed", "tickets that took under 48 hours to be fixed"),
         ("who is at risk at the moment?", "who is at risk?"),
+        ("sales this yr pls", "sales this year"),
+        ("ppl who havent bought", "people who haven't bought"),
+        ("customer quantity for each tier", "number of customers for each tier"),
+        ("app vs store vs web sales this month", "sales this month by channel"),
+        ("Revenue in app, store and web?", "Revenue in by channel?"),
         ("members who have consent switched off", "members who have no consent"),
     ],
 )
@@ -26,7 +31,15 @@ def test_odd_ways_become_plain_ones(typed: str, plain: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["customers aged 65+", "first half of the year", "joined more than two days ago", 'mentions "2+ orders"', "at least one purchase", ""],
+    [
+        "customers aged 65+",
+        "first half of the year",
+        "joined more than two days ago",
+        'mentions "2+ orders"',
+        "at least one purchase",
+        "app vs web sales",
+        "",
+    ],
 )
 def test_the_rest_stays(text: str) -> None:
     assert plainer(text) == text
