@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -45,6 +46,18 @@ class Served:
         for name in self._names:
             self.client.load(name)
 
+    def alive(self) -> bool:
+        """Whether the server answers at all."""
+        try:
+            return bool(self.client.server_id())
+        except UpstreamError:
+            return False
+
+    def withdraw(self, repository: Path) -> None:
+        """Take them out of a repository: the server would not start again with a model that it cannot load."""
+        for name in self._names:
+            shutil.rmtree(repository / name, ignore_errors=True)
+
     def close(self) -> None:
         """Close the connection for good."""
         self.client.close()
@@ -71,7 +84,12 @@ def remote_or_local(remote: R, local: Callable[[], L], wanted: str, build: Calla
     try:
         if not served.serves(wanted):
             build(repository)
-            served.load()
+            try:
+                served.load()
+            except StackError:
+                if served.alive():
+                    served.withdraw(repository)
+                raise
         if served.serves(wanted):
             return remote
         logger.warning("%s in this process: the model server's repository is not %s", what, repository)

@@ -544,6 +544,7 @@ def _command(env: _Environment, repository: Path, backends: Path, ports: Ports, 
         "backend-directory": backends.resolve(),
         "cache-directory": env.triton / "caches",
         "model-control-mode": "explicit",
+        "strict-readiness": "false",  # else it is not ready, and would be restarted, while one more model is being loaded
         "http-address": LOOPBACK,
         "grpc-address": LOOPBACK,
         "metrics-address": LOOPBACK,

@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 
     root = tmp_path_factory.mktemp("products")
     settings = ProductSettings.load(
-        environ={}, model="test_efficientnet", size=64, batch_size=8, weights="scratch", precision="fp32", steps=3
+        environ={}, model="test_efficientnet", size=96, batch_size=8, weights="scratch", precision="fp32", steps=3
     )
     train(write_set(root / "data", 6), root / "run", settings, Console(file=io.StringIO()))
     return root / "run" / "artifact"
@@ -39,7 +39,7 @@ def test_a_server_that_is_away_serves_nothing(free_port):
     network = TritonNetwork(f"127.0.0.1:{free_port()}", 0.5)
     assert not network.served.serves("x")
     with pytest.raises(UpstreamError):
-        network.infer(np.stack([squared(picture("circle-red", 1), 64)]))
+        network.infer(np.stack([squared(picture("circle-red", 1), 96)]))
     with pytest.raises(UpstreamError):
         network.served.load()
     network.close()
@@ -57,7 +57,7 @@ def test_triton_answers_as_this_process_does(folder, tmp_path, quick_settings):
         server.start()
         remote = open_network(server.url, tmp_path / "repository", folder, 60)
         assert isinstance(remote, TritonNetwork)
-        batch = np.stack([squared(picture("circle-red", i), 64) for i in range(3)])
+        batch = np.stack([squared(picture("circle-red", i), 96) for i in range(3)])
         here, there = LocalNetwork(folder).infer(batch), remote.infer(batch)
         assert set(here) == set(there)
         for name, value in here.items():
@@ -67,3 +67,27 @@ def test_triton_answers_as_this_process_does(folder, tmp_path, quick_settings):
         remote.close()
     finally:
         server.stop()
+
+
+def test_a_model_that_the_server_cannot_load_does_not_stay_in_its_repository(folder, tmp_path, quick_settings):
+    """It would keep the server from starting ever again."""
+    from ray_apps.networks import remote_or_local
+
+    build_products(folder, tmp_path / "repository")
+    server = TritonServer(quick_settings(), tmp_path / "repository", tmp_path / "run", lambda client: None)
+
+    def broken(repository):
+        (repository / "product_classifier" / "1" / "model.onnx").write_bytes(b"no network")
+
+    try:
+        server.start()
+        remote = TritonNetwork(server.url, 30)
+        assert remote_or_local(remote, lambda: "here", "another", broken, tmp_path / "repository", "products are recognised") == "here"
+        assert not (tmp_path / "repository" / "product_classifier").exists()
+        assert server.healthy()
+    finally:
+        server.stop()
+    away = TritonNetwork(server.url, 0.5)
+    build_products(folder, tmp_path / "repository")
+    remote_or_local(away, lambda: "here", "another", broken, tmp_path / "repository", "products are recognised")
+    assert (tmp_path / "repository" / "product_classifier").exists(), "a server that is away refused nothing"

@@ -71,12 +71,14 @@ class TritonPythonModel:
 
     def _warm_up(self, config):
         """The first run of a shape allocates; pay for it at load, not in a customer's request."""
+        fixed = {i.name: i.shape for i in self.session.get_inputs()}  # a size that the configuration leaves open, the graph may not
         for rows in sorted({1, max(1, self.max_batch_size)}):
             head = [rows] if self.max_batch_size > 0 else []
-            feed = {
-                i["name"]: np.zeros(head + [int(d) if int(d) > 0 else FREE_SIZE for d in i["dims"]], dtype=pb.triton_string_to_numpy(i["data_type"]))
-                for i in config["input"]
-            }
+            feed = {}
+            for i in config["input"]:
+                graph = fixed[i["name"]][len(head) :]
+                sizes = [int(d) if int(d) > 0 else g if isinstance(g, int) and g > 0 else FREE_SIZE for d, g in zip(i["dims"], graph)]
+                feed[i["name"]] = np.zeros(head + sizes, dtype=pb.triton_string_to_numpy(i["data_type"]))
             self.session.run(self.outputs, feed)
 
     def _run(self, arrays):
