@@ -11,6 +11,8 @@ _COUNTED = (
     r"(?:orders?|purchases?|transactions?|visits?|redemptions?|tickets?|items?|products?|stores?|points?|times?|rewards?|referrals?|reviews?|"
     r"opens?|clicks?|logins?|baskets?|units?|complaints?|months?|weeks?|days?|hours?|stars?)"
 )
+_NOW = re.compile(r",? ?\bright now\b", re.I)
+_RUNNING = re.compile(r"\b(?:active|running|valid|live|open|available|current|redeemable|expired)\b", re.I)
 _CHANNELS = re.compile(
     r"\b(?:app|web|store)(?: (?:sales|revenue|orders))?(?:\s*(?:,|/|vs\.?|versus|and|or|against)\s*)+(?:the )?(?:app|web|store)"
     r"(?:\s*(?:,|/|vs\.?|versus|and|or|against)\s*)+(?:the )?(?:app|web|store)\b",
@@ -36,6 +38,26 @@ def _hours(m: re.Match[str]) -> str:
     return f"{m['more']} {count * 24} hours {m['end']}"
 
 
+def _done_in_hours(m: re.Match[str]) -> str:
+    count = int(m["n"]) if m["n"].isdigit() else _SMALL[m["n"].lower()]
+    return f"{m['done']} in {m['more'] or 'at most'} {count * 24} hours"
+
+
+_DONE = r"(?:resolved|closed|fixed|solved|answered|handled|settled)"
+_POLITE_FIRST = (
+    r"^(?:(?:if (?:it is|it's|its) not too much trouble|if possible|if i may(?: ask)?|when you have a (?:minute|moment|second|sec)"
+    r"|sorry to bother(?: you)?"
+    r"|quick (?:question|one)|hey(?: there)?|hi(?: there)?|hello|good (?:morning|afternoon|evening)|dear (?:team|all))\s*[,:!.–-]+\s*)+"
+)
+_POLITE_LAST = (
+    r"(?:,? (?:if i may(?: ask)?|if (?:that is|that's|it is|it's) (?:ok|okay|possible|all ?right)|if you (?:can|could|please|don't mind)"
+    r"|thank you(?: very much| so much)?|thanks(?: a lot| in advance)?|cheers|please))+(?=[?.! ]*$)"
+)
+_PURPOSE = (
+    r",? ?(?:please,? )?\b(?:for|on) (?:the|my|our|a|tomorrow's|today's|monday's)"
+    r" (?:chart|slides?|board(?: meeting| deck| pack)?|deck|report"
+    r"|presentation|meeting|newsletter|pitch|summary)\b(?: on \w+ ?\d*| tomorrow| today)?(?=[?.! ]*$)"
+)
 _RULES: tuple[tuple[re.Pattern[str], object], ...] = tuple(
     (re.compile(pattern, re.I), instead)
     for pattern, instead in (
@@ -53,6 +75,14 @@ _RULES: tuple[tuple[re.Pattern[str], object], ...] = tuple(
             rf"\b(?P<more>{_BOUND}) (?P<n>\d|{'|'.join(_SMALL)}) days? (?P<end>{_SETTLED})",
             _hours,
         ),
+        (
+            rf"\b(?P<done>{_DONE}) (?:in|within) (?P<more>under|less than|over|more than|at most)? ?(?P<n>\d|{'|'.join(_SMALL)}) days?\b",
+            _done_in_hours,
+        ),
+        (rf"\b(?:0|zero) (?={_COUNTED}\b)", "no "),
+        (_POLITE_FIRST, ""),
+        (_POLITE_LAST, ""),
+        (_PURPOSE, ""),
         (r",? ?\b(?:at the moment|at this moment|at present|as of now|as we speak|as things stand)\b", ""),
         (r"\bconsents? (?:is |are |was )?(?:turned|switched) off\b", "no consent"),
         (r"\bconsents? (?:is |are |was )?(?:turned|switched) on\b", "given consent"),
@@ -66,6 +96,8 @@ def plainer(question: str) -> str:
         return question
     for pattern, instead in _RULES:
         question = pattern.sub(instead, question)  # type: ignore[call-overload]
+    if not _RUNNING.search(question):
+        question = _NOW.sub("", question)
     return _each_channel(question)
 
 
