@@ -119,6 +119,8 @@ class Refused(ContractError):
         reason: one word for machines.
     """
 
+    title = "Refused"
+    slug = "refused"
     reason = "refused"
 
     def __init__(self, message: str, reason: str | None = None) -> None:

@@ -48,7 +48,8 @@ def test_held_out_lines_are_asked_and_no_others(judge: Judge) -> None:
     found = questions_of_bank(judge, times=1)
     kept = [line for line in read() if nlq.scorecard.held_out(line)]
     assert 0.6 * len(kept) < len(found) <= len(kept)
-    assert {q.set for q in found} == {"held-out templates", "held-out refusals"}
+    parts = ("held-out templates", "held-out refusals")
+    assert {q.set for q in found} == {f"{part}{half}" for part in parts for half in ("", ", fitted on")}
 
 
 def test_the_peer_finds_the_nearest_line_whose_slots_the_question_fills(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
